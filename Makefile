@@ -1,0 +1,37 @@
+# profile-etl: every command that a person runs from a checkout. Needs Python 3.11-3.13 and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint airflow bench soak lock clean
+# Airflow starts many Python processes: without compiled files each of them takes seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv and install the pinned dependencies
+
+$(STAMP): requirements.lock pyproject.toml
+	@echo "==> making .venv and installing pinned dependencies (the first time takes a minute)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $(STAMP)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## lint, types and the whole test suite
+	$(BIN)/python -m pytest
+
+lock: setup ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --universal --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links --all-extras --group dev pyproject.toml -o requirements.lock
+
+clean: ## remove .venv and everything that runs wrote
+	rm -rf .venv data/work .airflow build *.egg-info
