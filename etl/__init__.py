@@ -1,0 +1,1 @@
+"""profile-etl: daily exports in, customer profiles out, every row accounted for."""

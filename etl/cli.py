@@ -1,0 +1,234 @@
+"""The command line: thin; its commands call the functions that Airflow's tasks call."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from etl.errors import Busy, ConfigError, EtlError, ExportError
+from etl.run import Options, RunContext
+from etl.terminal import progress
+
+app = typer.Typer(
+    name="profile-etl",
+    help="Carries daily CRM and POS exports to a customer-profile API, with an account of every row.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+SyncName = Annotated[str, typer.Argument(metavar="SYNC", help="A name of etl/syncs.py.")]
+Day = Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The day that the exports cover.")]
+Destination = Annotated[str | None, typer.Option(help="Another destination than the sync's, for this run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Full = Annotated[bool, typer.Option("--full", help="Send unchanged profiles too.")]
+Limit = Annotated[int | None, typer.Option(min=0, help="Deliver the first N changed profiles only.")]
+AcceptVolume = Annotated[bool, typer.Option("--accept-volume", help="Let an unusual number of records pass.")]
+
+
+@app.command()
+def run(
+    sync: SyncName,
+    day: Day,
+    *,
+    destination: Destination = None,
+    full: Full = False,
+    limit: Limit = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Stage the payloads, print the plan, send nothing.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until the vendor confirms.")] = False,
+    accept_volume: AcceptVolume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry one day's exports to the destination, and account for every row."""
+    from etl import pipeline
+    from etl.report import as_text
+
+    options = Options(full=full, limit=limit, wait=not no_wait, accept_volume=accept_volume)
+    if dry_run:
+        _plan(sync, day, destination, options, as_json=as_json)
+        return
+    with _running(pipeline.resume_or_new(_context(sync, day, destination, options))) as ctx:
+        made = pipeline.run(ctx)
+    if as_json:
+        _print_json(made.as_dict())
+    else:
+        _print(as_text(made))
+        _print(f"Files of this run: {ctx.place.root}")
+    raise typer.Exit(made.exit_code)
+
+
+@app.command()
+def plan(sync: SyncName, day: Day, *, destination: Destination = None, as_json: AsJson = False) -> None:
+    """Say how many calls, bytes and minutes a run would take, and the quota before and after; send nothing."""
+    _plan(sync, day, destination, Options(), as_json=as_json)
+
+
+@app.command()
+def status(
+    sync: Annotated[str | None, typer.Argument(metavar="[SYNC]", help="Only this sync.")] = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until no batch is under way any more.")] = False,
+) -> None:
+    """Show the last runs, batches without a known end, and what is left of the quota."""
+    from etl.ledger import Ledger
+    from etl.settings import Settings
+    from etl.status import last_runs
+
+    ledger = Ledger(Settings.from_environment().ledger)
+    while True:
+        shown = last_runs(ledger, sync)
+        if not (wait and shown.sending):
+            break
+        time.sleep(1)
+    _print(shown.text)
+
+
+@app.command()
+def report(sync: SyncName, day: Day, *, destination: Destination = None, as_json: AsJson = False) -> None:
+    """Print the newest run report of a day again."""
+    from etl import pipeline
+    from etl.report import as_text
+
+    found = pipeline.newest_report(pipeline.sync_named(sync), _day(day), destination)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        _print(as_text(found))
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def sample(
+    *,
+    customers: Annotated[int, typer.Option(min=1)] = 2000,
+    receipts: Annotated[int, typer.Option(min=0)] = 6000,
+    days: Annotated[int, typer.Option(min=1)] = 35,
+    seed: Annotated[int, typer.Option()] = 2026,
+    out: Annotated[Path, typer.Option(help="A folder without crm and pos folders.")],
+) -> None:
+    """Write invented landing folders, with every kind of defect in a known share."""
+    from etl.sample import make_sample
+
+    made = make_sample(customers=customers, receipts=receipts, days=days, seed=seed, out=out)
+    _print(f"{len(made.files)} files, {sum(made.files.values()):,} records in {out}")
+
+
+@app.command()
+def emulator(
+    *,
+    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8099,
+    faults: Annotated[
+        list[str] | None, typer.Option(help="For example status=503:every=4; see docs/emulator.md.")
+    ] = None,
+) -> None:
+    """Play the vendor on this machine, until Ctrl-C; a page at / shows what arrived."""
+    from etl.emulator.server import run_server
+
+    try:
+        run_server(host, port, faults or [])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+@app.command()
+def doctor() -> None:
+    """Check settings, folders, ledger and connections; send nothing."""
+    from etl.status import check_installation
+
+    checks = check_installation()
+    for check in checks:
+        _print(f"{'ok  ' if check.ok else 'FAIL'}  {check.what}: {check.found}")
+    raise typer.Exit(0 if all(check.ok for check in checks) else 2)
+
+
+def main() -> None:
+    """The command `profile-etl`: errors become a sentence on stderr and an exit code (spec section 7)."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except Busy as error:
+        _fail(f"{error}. Nothing is lost; run it again in {error.wait / 60:.0f} minutes or later.", 3)
+    except (ExportError, EtlError) as error:
+        _fail(str(error), 3)
+    except Exception as error:  # noqa: BLE001  (the outer edge; a foreign error's text may hold a value of a row)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        _fail(f"internal error: {type(error).__name__} at {place}. Nothing is lost; run it again, or report it.", 3)
+
+
+def _plan(sync: str, day: str, destination: str | None, options: Options, *, as_json: bool) -> None:
+    from etl import pipeline
+    from etl.plan import as_text
+
+    ctx = _context(sync, day, destination, replace(options, dry_run=True), run_id=pipeline.new_run_id("plan"))
+    with _running(ctx) as ctx:
+        made = pipeline.prepare(ctx)
+    if as_json:
+        _print_json(made)
+    else:
+        _print(as_text(made))
+        _print(f"Nothing was sent. The payloads are staged in {ctx.place.root}")
+
+
+def _context(sync: str, day: str, destination: str | None, options: Options, *, run_id: str = "cli") -> RunContext:
+    from etl import pipeline
+
+    return pipeline.context(
+        pipeline.sync_named(sync), _day(day), run_id=run_id, destination=destination, options=options
+    )
+
+
+@contextmanager
+def _running(ctx: RunContext) -> Iterator[RunContext]:
+    """Shows progress, and turns Ctrl-C and SIGTERM into a stop after the calls that are under way."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        if ctx.stop.is_set():
+            raise KeyboardInterrupt
+        ctx.stop.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with progress() as shown:
+            yield replace(ctx, progress=shown)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _day(text: str) -> date:
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise ConfigError("--date is a day, written YYYY-MM-DD") from None
+    if str(day) != text:
+        raise ConfigError("--date is a day, written YYYY-MM-DD")
+    return day
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _fail(text: str, code: int) -> None:
+    sys.stderr.write(f"profile-etl: {text}\n")
+    sys.exit(code)

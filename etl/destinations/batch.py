@@ -1,0 +1,154 @@
+"""Batch: `POST /profiles/update` (small and quick) and `POST /profiles/mass-update` (large, once or twice a day).
+
+Both take a JSON array of operations, one a Custom ID, and answer `202`. Oddities, from the vendor's pages:
+- rates are counted in Custom IDs, not in calls;
+- a `202` may say SUCCESS_WITH_PARTIAL_ERRORS: the listed attributes were dropped, the rest was taken;
+- the type of a date or URL stands in its key: `date(x)`, `url(x)`;
+- an attribute that is left out stays as it is; null would erase it, so null is never sent;
+- there is no batch to wait for: `202` is "accepted", and nothing ever confirms it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from etl.client import Answer, Client, raise_for_status
+from etl.destinations import json_text as js
+from etl.destinations.base import Envelope
+from etl.errors import ConfigError, OutcomeUnknown
+from etl.limits import limits_of
+from etl.model import Limits, Receipt, RowCode
+from etl.settings import Connection
+
+DEFAULT_API_VERSION = "2.11"
+_ACCEPTED = 202
+_PATHS = {"batch_update": "profiles/update", "batch_mass_update": "profiles/mass-update"}
+_SAFE_NAME = re.compile(r"\$?[a-z0-9_()]{1,40}")
+
+_ARRAY = Envelope(prefix=b"[", separator=b",", suffix=b"]")
+_CONSENT_WORD = {True: "subscribed", False: "unsubscribed"}
+
+# One attribute a line, in the order in which they are sent.
+_ATTRIBUTES: dict[str, pl.Expr] = {
+    "$email_address": js.text("email"),
+    "$phone_number": js.text("phone"),
+    "$email_marketing": js.word("email_opt_in", _CONSENT_WORD),
+    "$sms_marketing": js.word("sms_opt_in", _CONSENT_WORD),
+    "$language": js.text("language"),
+    "$region": js.text("country"),
+    "first_name": js.text("first_name"),
+    "last_name": js.text("last_name"),
+    "date(birthday)": js.text("birthday", suffix="T00:00:00Z"),
+    "date(registered_at)": js.text("registered_at"),
+    "date(subscribed_at)": js.text("subscribed_at"),
+    "consent": js.text("consent"),
+    "tags": js.texts("tags"),
+    "subscriptions": js.texts("subscriptions"),
+    "loyalty_tier": js.text("loyalty_tier"),
+    "city": js.text("city"),
+    "latitude": js.number("latitude"),
+    "longitude": js.number("longitude"),
+    "url(avatar_url)": js.text("avatar_url"),
+    "orders_30d": js.number("orders_30d"),
+    "spend_30d": js.number("spend_30d"),
+    "date(last_purchase_at)": js.text("last_purchase_at"),
+    "last_store": js.text("last_store"),
+    "favourite_category": js.text("favourite_category"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEndpoint:
+    """One of Batch's two endpoints, for one project; they differ in path and limits only."""
+
+    name: str
+    limits: Limits
+    client: Client
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    resend_is_safe: bool = True
+    envelope: Envelope = _ARRAY
+
+    @classmethod
+    def connect(cls, name: str, connection: Connection, client: Client) -> BatchEndpoint:
+        """Raises ConfigError for what is missing in the connection."""
+        project = str(connection.extra.get("project_key") or "")
+        if connection.conn_type != "batch" or not project or not connection.password:
+            raise ConfigError(
+                f"connection {connection.id}: Batch needs conn_type batch, the REST API key as password, "
+                "and extra.project_key"
+            )
+        version = str(connection.extra.get("api_version") or DEFAULT_API_VERSION)
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", version):
+            raise ConfigError(f"connection {connection.id}: extra.api_version looks like {DEFAULT_API_VERSION}")
+        return cls(
+            name=name,
+            limits=limits_of(name, connection.limits_for(name)),
+            client=client,
+            url=f"{connection.host.rstrip('/')}/{version}/{_PATHS[name]}",
+            headers={
+                "Authorization": f"Bearer {connection.password.reveal()}",
+                "X-Batch-Project": project,
+                "Content-Type": "application/json",
+            },
+        )
+
+    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+        """One JSON operation a profile; more attributes than Batch takes, or more bytes than a call holds, is a reason."""
+        attributes = list(_ATTRIBUTES.values())
+        count = pl.sum_horizontal(attribute.is_not_null() for attribute in attributes)
+        record = pl.concat_str(
+            pl.lit('{"identifiers":{"custom_id":'),
+            js.text("customer_id"),
+            pl.lit('},"attributes":'),
+            js.members(_ATTRIBUTES),
+            pl.lit("}"),
+        )
+        room = self.limits.bytes_per_call - self.envelope.size
+        reason = (
+            pl.when(count > (self.limits.attributes_per_row or len(attributes)))
+            .then(pl.lit("too_many_attributes"))
+            .when(record.str.len_bytes() > room)
+            .then(pl.lit("record_too_large"))
+        )
+        return profiles.select("row", key="customer_id", record=record, reason=reason)
+
+    def submit(self, payload: bytes) -> Receipt:
+        """One call; only a complete, documented acknowledgement counts as taken."""
+        answer = self.client.post(self.url, body=payload, headers=self.headers)
+        raise_for_status(answer)
+        try:
+            rows = _acknowledgement(answer)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise OutcomeUnknown(
+                f"Batch answered {answer.status}, but not with its acknowledgement",
+                code="no_acknowledgement",
+                status=answer.status,
+                request_id=answer.request_id,
+            ) from None
+        return Receipt(request_id=answer.request_id, rows=rows)
+
+
+def _acknowledgement(answer: Answer) -> tuple[RowCode, ...]:
+    """What the acknowledgement says of single rows; raises ValueError, KeyError or TypeError when it is none."""
+    said = json.loads(answer.body)
+    if answer.status != _ACCEPTED or said["code"] not in {"SUCCESS", "SUCCESS_WITH_PARTIAL_ERRORS"}:
+        raise ValueError("not an acknowledgement")
+    return tuple(_row_code(error) for error in said["errors"]) if said["code"] != "SUCCESS" else ()
+
+
+def _row_code(error: dict[str, Any]) -> RowCode:
+    """One partial error; without a valid identifier nothing of the operation can have been taken."""
+    index = error["bulk_index"]
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        raise ValueError("bulk_index")
+    attribute = error.get("attribute")
+    if error.get("category") == "identifier":
+        return RowCode(index=index, code="identifier_refused", rejected=True)
+    name = attribute if isinstance(attribute, str) and _SAFE_NAME.fullmatch(attribute) else "unnamed"
+    return RowCode(index=index, code=f"field_refused_{name}", rejected=False)

@@ -1,0 +1,443 @@
+"""Runs, batches and attempts in a database: the intent before each POST, the outcome after it.
+
+SQLite (write-ahead log, full sync, so that a committed intent survives a power cut) or PostgreSQL. Every method is one
+transaction; what must be true together is written together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from etl.errors import ConfigError, EtlError
+from etl.ledger.schema import accounts, attempts, batches, quota_slices, row_codes, runs
+from etl.model import AttemptOutcome, Batch, BatchState, RowCode
+
+QUOTA_SLICE_S = 300
+_MIGRATION_LOCK = 7_270_011
+
+
+class LostLeaseError(EtlError):
+    """Another process took the account over; nothing more may be sent by this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An account's state file (a name in the work folder, None before the first) and its generation."""
+
+    generation: int
+    state_path: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as the ledger knows it; `run` is also its folder in the work place. Times in seconds since the epoch."""
+
+    run: str
+    sync: str
+    day: str
+    destination: str
+    run_id: str
+    account: str
+    started_at: float
+    finished_at: float | None = None
+    exit_code: int | None = None
+    records_in: int | None = None
+    plan: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One POST of a batch, from intent to outcome."""
+
+    batch: str
+    n: int
+    started_at: float
+    outcome: AttemptOutcome
+    code: str | None = None
+    status: int | None = None
+
+
+class Ledger:
+    """The ledger at a database URL, migrated to the newest schema when it is opened.
+
+    `clock` gives seconds since the epoch; without one it is the database's at opening, and from there on this machine's
+    monotonic one, so that nobody's clock change moves a rate or a quota.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
+        self.url = url
+        self.engine = _engine(url)
+        self._migrate()
+        offset = self._database_clock() - time.monotonic()
+        self.now = clock or (lambda: offset + time.monotonic())
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A write transaction; nobody else writes meanwhile (SQLite), or to the rows read `for update` (PostgreSQL)."""
+        with self.engine.begin() as db:
+            yield db
+
+    def close(self) -> None:
+        """Gives the database connections back."""
+        self.engine.dispose()
+
+    def ensure(self, table: sa.Table, **key: str) -> None:
+        """Makes the row of a key if it is not there."""
+        with self.transaction() as db:
+            self._ensure(db, table, key)
+
+    # Runs
+
+    def open_run(self, run: Run) -> None:
+        """Notes that a run began; a run that is known already goes on."""
+        with self.transaction() as db:
+            self._ensure(db, accounts, {"account": run.account})
+            if db.execute(sa.select(runs.c.run).where(runs.c.run == run.run)).first() is None:
+                db.execute(sa.insert(runs).values(asdict(run)))
+
+    def finish_run(self, run: str, *, exit_code: int, records_in: int) -> None:
+        """Notes how a run ended."""
+        with self.transaction() as db:
+            values = {"finished_at": self.now(), "exit_code": exit_code, "records_in": records_in}
+            db.execute(sa.update(runs).where(runs.c.run == run).values(values))
+
+    def run(self, run: str) -> Run | None:
+        """One run, or None."""
+        return next(iter(self._runs(runs.c.run == run, limit=1)), None)
+
+    def runs(
+        self, *, sync: str | None = None, day: str | None = None, destination: str | None = None, limit: int = 50
+    ) -> list[Run]:
+        """The newest runs first."""
+        wanted = {"sync": sync, "day": day, "destination": destination}
+        where = [runs.c[name] == value for name, value in wanted.items() if value is not None]
+        return self._runs(*where, limit=limit)
+
+    def usual_records(self, *, sync: str, destination: str, before: str, days: int) -> list[int]:
+        """Records of the newest finished run of each of the last days before `before` that had one."""
+        where = (runs.c.sync == sync, runs.c.destination == destination, runs.c.day < before)
+        by_day: dict[str, int] = {}
+        for run in self._runs(*where, runs.c.records_in > 0, runs.c.exit_code.in_((0, 1)), limit=10 * days):
+            by_day.setdefault(run.day, run.records_in or 0)
+        return [by_day[day] for day in sorted(by_day)[-days:]]
+
+    def _runs(self, *where: sa.ColumnElement[bool], limit: int) -> list[Run]:
+        query = sa.select(runs).where(*where).order_by(runs.c.started_at.desc(), runs.c.run.desc()).limit(limit)
+        with self.engine.connect() as db:
+            return [Run(**row._mapping) for row in db.execute(query)]  # noqa: SLF001  (SQLAlchemy's public name)
+
+    # Plans and batches
+
+    def adopt_plan(self, run: str, *, plan: int, account: str, planned: Iterable[Batch]) -> None:
+        """Makes the batches of a plan the run's batches; those of an earlier plan that are not settled are replaced."""
+        rows = [
+            {
+                "id": b.id, "run": run, "account": account, "endpoint": b.endpoint, "plan": plan, "ordinal": b.ordinal,
+                "file": b.file, "offset": b.offset, "size": b.size, "sha256": b.sha256, "first": b.first,
+                "rows": b.rows, "parent": b.parent, "state": b.state,
+            }
+            for b in planned
+        ]  # fmt: skip
+        with self.transaction() as db:
+            current = db.execute(sa.select(runs.c.plan).where(runs.c.run == run).with_for_update()).scalar_one()
+            if current >= plan:
+                return
+            open_states = [s for s in BatchState if not s.is_settled]
+            stale = (batches.c.run == run) & batches.c.state.in_(open_states)
+            db.execute(sa.update(batches).where(stale).values(state=BatchState.REPLACED))
+            if rows:
+                db.execute(sa.insert(batches), rows)
+            db.execute(sa.update(runs).where(runs.c.run == run).values(plan=plan))
+
+    def batches(self, run: str) -> list[Batch]:
+        """All batches of a run, in the order of plan and ordinal."""
+        query = sa.select(batches).where(batches.c.run == run).order_by(batches.c.plan, batches.c.ordinal, batches.c.id)
+        with self.engine.connect() as db:
+            return [_batch(row) for row in db.execute(query)]
+
+    def attempts(self, run: str) -> list[Attempt]:
+        """All attempts of a run's batches, oldest first."""
+        query = (
+            sa.select(attempts).join(batches, batches.c.id == attempts.c.batch)
+            .where(batches.c.run == run).order_by(attempts.c.started_at, attempts.c.n)
+        )  # fmt: skip
+        with self.engine.connect() as db:
+            return [
+                Attempt(
+                    batch=row.batch, n=row.n, started_at=row.started_at,
+                    outcome=AttemptOutcome(row.outcome), code=row.code, status=row.status,
+                )
+                for row in db.execute(query)
+            ]  # fmt: skip
+
+    def row_codes(self, run: str) -> list[tuple[str, RowCode]]:
+        """What the vendor said about single rows: batch id and code."""
+        query = (
+            sa.select(row_codes).join(batches, batches.c.id == row_codes.c.batch)
+            .where(batches.c.run == run).order_by(row_codes.c.batch, row_codes.c.row_index, row_codes.c.code)
+        )  # fmt: skip
+        with self.engine.connect() as db:
+            return [
+                (row.batch, RowCode(index=row.row_index, code=row.code, rejected=row.rejected))
+                for row in db.execute(query)
+            ]
+
+    def intend(self, batch: Batch, *, account: str, fence: int, quota: int | None, quota_hours: float) -> int:
+        """Commits the intent to POST a batch and returns the attempt's number.
+
+        Raises LostLeaseError when another holder has the account, and QuotaSpentError when the rows do not fit into the
+        rolling quota.
+        """
+        with self.transaction() as db:
+            now = self.now()
+            self._check_fence(db, account, fence)
+            slot = int(now // QUOTA_SLICE_S)
+            if quota is not None and self._used(db, account, batch.endpoint, quota_hours, now) + batch.rows > quota:
+                raise QuotaSpentError(f"the quota of {quota:,} rows in {quota_hours:g} hours is used up")
+            self._ensure(db, quota_slices, {"account": account, "endpoint": batch.endpoint, "slot": slot, "used": 0})
+            self._debit(db, account, batch.endpoint, slot, batch.rows)
+            taken = (batches.c.id == batch.id) & batches.c.state.in_([BatchState.PLANNED, BatchState.UNKNOWN])
+            changed = db.execute(
+                sa.update(batches).where(taken)
+                .values(state=BatchState.SENDING, attempts=batches.c.attempts + 1, absorbed=False)
+            )  # fmt: skip
+            if changed.rowcount != 1:
+                raise LostLeaseError(f"batch {batch.id} is no longer waiting to be sent")
+            n: int = db.execute(sa.select(batches.c.attempts).where(batches.c.id == batch.id)).scalar_one()
+            db.execute(
+                sa.insert(attempts).values(
+                    batch=batch.id, n=n, fence=fence, rows=batch.rows, bytes=batch.size, slot=slot,
+                    started_at=now, outcome=AttemptOutcome.SENDING,
+                )
+            )  # fmt: skip
+            return n
+
+    def settle(
+        self,
+        batch: Batch,
+        n: int,
+        *,
+        outcome: AttemptOutcome,
+        state: BatchState,
+        code: str | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        codes: Sequence[RowCode] = (),
+        children: Sequence[Batch] = (),
+    ) -> None:
+        """Commits the outcome of an attempt, what the vendor said of its rows, and the halves of a split batch."""
+        with self.transaction() as db:
+            where = (attempts.c.batch == batch.id) & (attempts.c.n == n)
+            ended = {
+                "ended_at": self.now(),
+                "outcome": outcome,
+                "code": code,
+                "status": status,
+                "request_id": request_id,
+            }
+            db.execute(sa.update(attempts).where(where).values(ended))
+            db.execute(sa.update(batches).where(batches.c.id == batch.id).values(state=state))
+            own = db.execute(sa.select(batches).where(batches.c.id == batch.id)).one()
+            if outcome is AttemptOutcome.NOT_SENT:
+                slot = db.execute(sa.select(attempts.c.slot).where(where)).scalar_one()
+                self._debit(db, own.account, own.endpoint, slot, -batch.rows)
+            if codes:
+                unique = {(c.index, c.code): c for c in codes}.values()
+                db.execute(
+                    sa.insert(row_codes),
+                    [{"batch": batch.id, "row_index": c.index, "code": c.code, "rejected": c.rejected} for c in unique],
+                )
+            for child in children:
+                values = {"run": own.run, "account": own.account, "plan": own.plan, "parent": batch.id}
+                names = ("id", "endpoint", "ordinal", "file", "offset", "size", "sha256", "first", "rows", "state")
+                db.execute(sa.insert(batches).values(values | {name: getattr(child, name) for name in names}))
+
+    def recover(self, account: str, fence: int) -> int:
+        """Marks what a dead process left in `sending` as unknown, and returns how many batches that were."""
+        with self.transaction() as db:
+            self._check_fence(db, account, fence)
+            lost = (batches.c.account == account) & (batches.c.state == BatchState.SENDING)
+            ids = list(db.execute(sa.select(batches.c.id).where(lost)).scalars())
+            for chunk in _chunks(ids):
+                open_attempt = attempts.c.batch.in_(chunk) & (attempts.c.outcome == AttemptOutcome.SENDING)
+                values = {"outcome": AttemptOutcome.CRASHED, "code": "crashed", "ended_at": self.now()}
+                db.execute(sa.update(attempts).where(open_attempt).values(values))
+                db.execute(sa.update(batches).where(batches.c.id.in_(chunk)).values(state=BatchState.UNKNOWN))
+            return len(ids)
+
+    def used(self, account: str, endpoint: str, hours: float) -> int:
+        """Rows debited in the rolling window; unknown outcomes count, proven not-sent ones do not."""
+        with self.engine.connect() as db:
+            return self._used(db, account, endpoint, hours, self.now())
+
+    # The account's state
+
+    def account(self, account: str) -> Account:
+        """The state file of an account, and its generation."""
+        self.ensure(accounts, account=account)
+        with self.engine.connect() as db:
+            row = db.execute(sa.select(accounts).where(accounts.c.account == account)).one()
+            return Account(generation=row.generation, state_path=row.state_path)
+
+    def unabsorbed(self, account: str) -> list[Batch]:
+        """Batches whose outcome does not stand in the account's state file yet."""
+        outcomes = [BatchState.ACCEPTED, BatchState.REJECTED, BatchState.UNKNOWN]
+        where = (batches.c.account == account) & ~batches.c.absorbed & batches.c.state.in_(outcomes)
+        with self.engine.connect() as db:
+            return [_batch(row) for row in db.execute(sa.select(batches).where(where).order_by(batches.c.run))]
+
+    def commit_state(
+        self, account: str, *, fence: int, generation: int, state_path: str | None, absorbed: Sequence[Batch]
+    ) -> None:
+        """Names the new state file and marks the batches that it holds, together."""
+        with self.transaction() as db:
+            self._check_fence(db, account, fence)
+            values = {"generation": generation, "state_path": state_path}
+            db.execute(sa.update(accounts).where(accounts.c.account == account).values(values))
+            for chunk in _chunks([b.id for b in absorbed]):
+                db.execute(sa.update(batches).where(batches.c.id.in_(chunk)).values(absorbed=True))
+
+    # The lease; etl.ledger.lease keeps it
+
+    def take_lease(self, account: str, *, holder: str, until: float, is_dead: Mapping[str, bool]) -> int | None:
+        """The new fence if the account is free, its lease has ended, or its holder is known to be dead; else None."""
+        with self.transaction() as db:
+            self._ensure(db, accounts, {"account": account})
+            row = db.execute(sa.select(accounts).where(accounts.c.account == account).with_for_update()).one()
+            if row.holder is not None and row.expires_at > self.now() and not is_dead.get(row.holder, False):
+                return None
+            fence: int = row.fence + 1
+            values = {"fence": fence, "holder": holder, "expires_at": until}
+            db.execute(sa.update(accounts).where(accounts.c.account == account).values(values))
+            return fence
+
+    def holder(self, account: str) -> str | None:
+        """Who holds the account's lease, or held it last."""
+        with self.engine.connect() as db:
+            return db.execute(sa.select(accounts.c.holder).where(accounts.c.account == account)).scalar_one_or_none()
+
+    def renew_lease(self, account: str, *, fence: int, until: float) -> None:
+        """Holds the lease longer; raises LostLeaseError when it is somebody else's."""
+        with self.transaction() as db:
+            self._check_fence(db, account, fence)
+            db.execute(sa.update(accounts).where(accounts.c.account == account).values(expires_at=until))
+
+    def drop_lease(self, account: str, *, fence: int) -> None:
+        """Gives the lease back, if it is still ours."""
+        with self.transaction() as db:
+            mine = (accounts.c.account == account) & (accounts.c.fence == fence)
+            db.execute(sa.update(accounts).where(mine).values(holder=None, expires_at=0))
+
+    # Inside
+
+    def _check_fence(self, db: sa.Connection, account: str, fence: int) -> None:
+        query = sa.select(accounts.c.fence).where(accounts.c.account == account).with_for_update()
+        if db.execute(query).scalar_one() != fence:
+            raise LostLeaseError("another process took this account over; this one stops")
+
+    def _used(self, db: sa.Connection, account: str, endpoint: str, hours: float, now: float) -> int:
+        # A slice counts until its last moment has left the window: five minutes on the safe side.
+        oldest = int((now - hours * 3600) // QUOTA_SLICE_S)
+        mine = (quota_slices.c.account == account) & (quota_slices.c.endpoint == endpoint)
+        query = sa.select(sa.func.coalesce(sa.func.sum(quota_slices.c.used), 0))
+        return int(db.execute(query.where(mine, quota_slices.c.slot >= oldest)).scalar_one())
+
+    def _debit(self, db: sa.Connection, account: str, endpoint: str, slot: int, rows: int) -> None:
+        mine = (
+            (quota_slices.c.account == account) & (quota_slices.c.endpoint == endpoint) & (quota_slices.c.slot == slot)
+        )
+        db.execute(sa.update(quota_slices).where(mine).values(used=quota_slices.c.used + rows))
+
+    def _ensure(self, db: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> None:
+        from sqlalchemy.dialects import postgresql, sqlite
+
+        insert = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
+        db.execute(insert(table).values(values).on_conflict_do_nothing())
+
+    def _database_clock(self) -> float:
+        if self.engine.dialect.name == "sqlite":
+            return time.time()
+        with self.engine.connect() as db:
+            return float(db.execute(sa.text("select extract(epoch from clock_timestamp())")).scalar_one())
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.set_main_option("path_separator", "os")
+        head = ScriptDirectory.from_config(config).get_current_head()
+        with self.transaction() as db:
+            if self.engine.dialect.name == "postgresql":
+                db.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            tables = set(sa.inspect(db).get_table_names())
+            found = db.execute(sa.text("select version_num from alembic_version")).scalar_one_or_none() \
+                if "alembic_version" in tables else None  # fmt: skip
+            if found == head:
+                return
+            if found is not None and found not in {
+                s.revision for s in ScriptDirectory.from_config(config).walk_revisions()
+            }:
+                raise ConfigError(f"the ledger is of a newer profile-etl (schema {found}); update this one")
+            config.attributes["connection"] = db
+            command.upgrade(config, "head")
+
+
+class QuotaSpentError(EtlError):
+    """The rows of a batch do not fit into the rolling quota now."""
+
+
+def batch_id(run: str, plan: int, ordinal: str, sha256: str) -> str:
+    """A batch's id, from what it is: the same plan makes the same ids."""
+    return hashlib.sha256(f"{run}|{plan}|{ordinal}|{sha256}".encode()).hexdigest()[:20]
+
+
+def _batch(row: sa.Row[Any]) -> Batch:
+    return Batch(
+        id=row.id, run=row.run, endpoint=row.endpoint, plan=row.plan, ordinal=row.ordinal, file=row.file,
+        offset=row.offset, size=row.size, sha256=row.sha256, first=row.first, rows=row.rows,
+        state=BatchState(row.state), attempts=row.attempts, parent=row.parent,
+    )  # fmt: skip
+
+
+def _chunks(ids: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    return (ids[at : at + size] for at in range(0, len(ids), size))
+
+
+def _engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise ConfigError("PROFILE_ETL_LEDGER is not a database URL") from None
+    if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise ConfigError("PROFILE_ETL_LEDGER must be sqlite:///... or postgresql+psycopg://...")
+    if parsed.get_backend_name() == "postgresql":
+        try:
+            return sa.create_engine(parsed, pool_pre_ping=True)
+        except ImportError:
+            raise ConfigError("PostgreSQL needs psycopg: install profile-etl[postgres]") from None
+    if parsed.database:
+        from etl.storage import make_folder
+
+        make_folder(Path(parsed.database).parent)
+    engine = sa.create_engine(parsed, connect_args={"timeout": 60})
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver must not open transactions by itself: a write that began as a read could not wait for its turn.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")

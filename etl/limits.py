@@ -1,0 +1,61 @@
+"""Reads `limits.toml` and lays a connection's own numbers over it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from etl.errors import ConfigError
+from etl.model import Limits
+
+ADJUSTABLE = frozenset(
+    {"rows_per_call", "bytes_per_call", "per_second", "burst", "calls_per_minute", "quota", "quota_hours", "policy"}
+)
+POLICIES = ("strict-window", "bucket")
+_DEFAULT_POLICY = {"batch_mass_update": "strict-window"}
+
+
+@cache
+def documented() -> dict[str, dict[str, dict[str, Any]]]:
+    """`limits.toml` as it stands: endpoint, limit, then value, unit, quote, source, date, contested."""
+    return tomllib.loads(resources.files("etl").joinpath("limits.toml").read_text("utf-8"))
+
+
+def limits_of(endpoint: str, overrides: Mapping[str, Any] | None = None) -> Limits:
+    """The limits of one endpoint, with an account's overrides; raises ConfigError for what is no limit."""
+    table = documented()[endpoint]
+    known = {f.name for f in fields(Limits)}
+    values = {name: entry["value"] for name, entry in table.items() if name in known}
+    limits = Limits(
+        **{"per_second": None, "burst": None, **values},
+        policy=_DEFAULT_POLICY.get(endpoint, "bucket"),
+    )
+    overrides = dict(overrides or {})
+    if strange := sorted(set(overrides) - ADJUSTABLE):
+        raise ConfigError(f"limits of {endpoint}: {', '.join(strange)} is not a limit; known: {sorted(ADJUSTABLE)}")
+    for name, value in overrides.items():
+        _check(endpoint, name, value)
+    return replace(limits, **overrides)
+
+
+def limit(endpoint: str, name: str) -> Any:
+    """One number of `limits.toml` that is not adjustable."""
+    return documented()[endpoint][name]["value"]
+
+
+def _check(endpoint: str, name: str, value: object) -> None:
+    if name == "policy":
+        if value not in POLICIES:
+            raise ConfigError(f"limits of {endpoint}: policy is one of {', '.join(POLICIES)}")
+        return
+    may_be_missing = name not in {"rows_per_call", "bytes_per_call", "quota_hours"}
+    if value is None and may_be_missing:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ConfigError(
+            f"limits of {endpoint}: {name} must be a number above 0{' or null' if may_be_missing else ''}"
+        )

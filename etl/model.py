@@ -1,0 +1,176 @@
+"""The frozen values that the steps hand to each other; none of them holds a value of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class BatchState(StrEnum):
+    """Where a batch stands in the ledger.
+
+    `planned` also stands for "tried, and proof that nothing left": the attempts tell. `split` and `replaced` batches
+    have handed their rows on: to the halves of a bisection, or to a plan made anew.
+    """
+
+    PLANNED = "planned"
+    SENDING = "sending"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    SPLIT = "split"
+    REPLACED = "replaced"
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing will be sent for this batch again."""
+        return self in {BatchState.ACCEPTED, BatchState.REJECTED, BatchState.SPLIT, BatchState.REPLACED}
+
+
+class AttemptOutcome(StrEnum):
+    """How one POST ended; `sending` is the intent, committed before the first byte leaves."""
+
+    SENDING = "sending"
+    ACCEPTED = "accepted"
+    NOT_SENT = "not_sent"
+    THROTTLED = "throttled"
+    REJECTED = "rejected"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+    CRASHED = "crashed"
+
+
+class Bucket(StrEnum):
+    """The named places in which an input row can end; the order is the report's."""
+
+    UNPARSABLE = "unparsable"
+    QUARANTINED = "quarantined"
+    DEDUPLICATED = "deduplicated"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    UNSENDABLE = "unsendable"
+    DEFERRED = "deferred"
+    NOT_SENT = "not_sent"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+    ACCEPTED = "accepted"
+    CONFIRMED = "confirmed"
+    FAILED_AT_DESTINATION = "failed_at_destination"
+    NOT_FOUND = "not_found"
+    UNREPORTED = "unreported"
+    PROCESSING = "processing"
+    STUCK = "stuck"
+
+    @property
+    def needs_attention(self) -> bool:
+        """A person should look at such rows (exit code 1)."""
+        return self in _ATTENTION
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Nothing is lost, and running again goes on (exit code 3)."""
+        return self in {Bucket.NOT_SENT, Bucket.UNKNOWN, Bucket.PROCESSING}
+
+
+_ATTENTION = frozenset(
+    {
+        Bucket.UNPARSABLE,
+        Bucket.QUARANTINED,
+        Bucket.UNSENDABLE,
+        Bucket.DEFERRED,
+        Bucket.REJECTED,
+        Bucket.FAILED_AT_DESTINATION,
+        Bucket.NOT_FOUND,
+        Bucket.UNREPORTED,
+        Bucket.STUCK,
+    }
+)
+
+POS_BUCKETS = ("unparsable", "quarantined", "deduplicated", "anonymous", "orphaned", "used")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one endpoint allows one account; rows are Custom IDs at Batch. `None` means "no such limit".
+
+    `policy` is `bucket` (per_second tokens a second, at most `burst` saved up) or `strict-window` (never more than
+    `per_second` rows in any one second, counted from the answers).
+    """
+
+    rows_per_call: int
+    bytes_per_call: int
+    per_second: float | None
+    burst: float | None
+    calls_per_minute: float | None = None
+    quota: int | None = None
+    quota_hours: float = 24
+    policy: str = "bucket"
+    attributes_per_row: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowCode:
+    """Something the vendor said about one row of a call: `index` counts from 0 within the payload."""
+
+    index: int
+    code: str
+    rejected: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The vendor took the call; `rows` names the rows, or fields of rows, that it did not take."""
+
+    request_id: str | None = None
+    rows: tuple[RowCode, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One call's worth of rows, as the ledger knows it.
+
+    `first` and `rows` are a slice of the plan's row references; `offset` and `size` the payload's place, in bytes, in
+    the staged `file`.
+    """
+
+    id: str
+    run: str
+    endpoint: str
+    plan: int
+    ordinal: int
+    file: str
+    offset: int
+    size: int
+    sha256: str
+    first: int
+    rows: int
+    state: BatchState = BatchState.PLANNED
+    attempts: int = 0
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What happened, as `run_report.json` says it (spec section 8)."""
+
+    sync: str
+    date: str
+    run_id: str
+    destination: str
+    state: str
+    exit_code: int
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    pos: dict[str, int] = field(default_factory=dict)
+    reasons: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    quota: dict[str, Any] = field(default_factory=dict)
+    duplicates_possible: int = 0
+    balanced: bool = True
+    notices: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report in the order of spec section 8."""
+        names = list(self.__dataclass_fields__)
+        return {"schema_version": 1, **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,233 @@
+"""Pack: encodes the profiles, leaves out what the account knows already, and stages the exact bytes of every call.
+
+Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `fingerprint`), and for each plan of the run
+`private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
+`fingerprint`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of what is not sent) and
+`manifest.json`. A plan is good for the generation of the account's state that it was made from; load has it made anew
+when the account has moved on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from etl import delta, validate
+from etl.client import Client
+from etl.destinations import Chosen, choose
+from etl.destinations.base import Destination
+from etl.ledger.store import batch_id
+from etl.model import Batch, BatchState, Bucket
+from etl.pacing import Allowance
+from etl.packing import Encoded, pack
+from etl.run import RunContext
+from etl.state import load_state, plan_folder, references
+from etl.transform import step as transform
+
+RECORDS = "private/records"
+_JUDGED = ["row", "key", "fingerprint", "reason"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A staged plan. `generation` is the account state's; `rows_per_call` what pacing leaves of the vendor's limit."""
+
+    plan: int
+    generation: int
+    endpoint: str
+    why: str
+    batches: list[Batch] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows to be sent."""
+        return sum(batch.rows for batch in self.batches)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes to be sent."""
+        return sum(batch.size for batch in self.batches)
+
+
+def render(ctx: RunContext) -> dict[str, Any]:
+    """Encodes every profile; a profile that the vendor would refuse is unsendable."""
+    counts = {"records": 0, "unsendable": 0}
+    with Client(timeout_s=ctx.connection.timeout_s) as client, ctx.place.staged(RECORDS) as folder:
+        folder.mkdir()
+        endpoint = choose(ctx.destination, 0, ctx.connection, client).endpoint
+        for number, profiles in enumerate(validate.frames(ctx, f"{transform.FOLDER}/profiles")):
+            records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+            records.write_parquet(folder / f"part-{number:05d}.parquet", compression="lz4")
+            counts["records"] += records.height
+            counts["unsendable"] += records.height - records["reason"].null_count()
+    return counts
+
+
+def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
+    """Makes a plan from the records and the account's state; returns what `manifest` reads back."""
+    account = ctx.connection.account
+    generation = ctx.ledger.account(account).generation
+    state = load_state(ctx.work, ctx.ledger, account)
+    settled = _settled_rows(ctx)
+    with Client(timeout_s=ctx.connection.timeout_s) as client:
+        wanted = sum(_wanted(part).height for _, part in _decided(ctx, state, settled, _JUDGED))
+        chosen = choose(ctx.destination, min(wanted, _limit(ctx)), ctx.connection, client)
+    folder = plan_folder(ctx.name, plan)
+    with ctx.work.staged(folder) as path:
+        for name in ("references", "kept"):
+            (path / name).mkdir(parents=True)
+        writer = _Stage(ctx=ctx, path=path, plan=plan, endpoint=chosen.endpoint, room=_room(ctx, chosen))
+        for number, part in _decided(ctx, state, settled):
+            writer.add(number, part)
+        writer.finish()
+    summary = {
+        "plan": plan,
+        "generation": generation,
+        "endpoint": chosen.endpoint.name,
+        "why": chosen.why,
+        "calls": len(writer.batches),
+        "rows": writer.taken,
+        "bytes": writer.offset - len(writer.batches),
+        "kept": writer.kept,
+    }
+    ctx.work.write_json(f"{folder}/manifest.json", summary | {"batches": [asdict(b) for b in writer.batches]})
+    return summary
+
+
+def manifest(ctx: RunContext, plan: int) -> Manifest:
+    """A staged plan, read back."""
+    value = ctx.work.read_json(f"{plan_folder(ctx.name, plan)}/manifest.json") or {}
+    batches = [Batch(**{**b, "state": BatchState(b["state"])}) for b in value["batches"]]
+    names = ("plan", "generation", "endpoint", "why")
+    return Manifest(batches=batches, **{name: value[name] for name in names})
+
+
+def _decided(
+    ctx: RunContext, state: delta.State, settled: pl.Series, columns: list[str] | None = None
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The parts of the records with `bucket` and `code`; rows that are settled in this run already are left out."""
+    full = ctx.options.full
+    for number, part in enumerate(validate.frames(ctx, RECORDS, columns)):
+        open_rows = part.filter(~pl.col("row").is_in(settled.implode()))
+        decided = open_rows.hstack(delta.decide(open_rows, state, ctx.day, full=full))
+        unsendable = pl.col("reason").is_not_null()
+        yield (
+            number,
+            decided.with_columns(
+                bucket=pl.when(unsendable).then(pl.lit(Bucket.UNSENDABLE.value)).otherwise("bucket"),
+                code=pl.when(unsendable).then("reason").otherwise("code"),
+            ),
+        )
+
+
+def _wanted(part: pl.DataFrame) -> pl.DataFrame:
+    return part.filter(pl.col("bucket").is_null())
+
+
+def _settled_rows(ctx: RunContext) -> pl.Series:
+    """Rows that an earlier plan of this run has brought to an end."""
+    ends = {BatchState.ACCEPTED, BatchState.REJECTED}
+    rows = [
+        references(ctx.work, ctx.name, batch.plan).select("row").slice(batch.first, batch.rows).collect().to_series()
+        for batch in ctx.ledger.batches(ctx.name)
+        if batch.state in ends
+    ]
+    return pl.concat([pl.Series("row", [], dtype=pl.UInt64), *rows])
+
+
+def _limit(ctx: RunContext) -> int:
+    return ctx.options.limit if ctx.options.limit is not None else sys.maxsize
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How many rows this plan may send, and the code for those beyond."""
+
+    rows: int
+    code: str
+
+
+def _room(ctx: RunContext, chosen: Chosen) -> _Room:
+    limits = chosen.endpoint.limits
+    asked = _Room(_limit(ctx), "limit")
+    if limits.quota is None:
+        return asked
+    share = int(limits.quota * (1 - ctx.connection.headroom))
+    used = ctx.ledger.used(ctx.connection.account, chosen.endpoint.name, limits.quota_hours)
+    return min(asked, _Room(max(0, share - used), "quota"), key=lambda room: room.rows)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stage:
+    """Writes a plan's files part by part; what does not fill a call waits for the next part."""
+
+    ctx: RunContext
+    path: Path
+    plan: int
+    endpoint: Destination
+    room: _Room
+    batches: list[Batch] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
+    offset: int = 0
+    taken: int = 0
+    first: int = 0
+    _open: pl.Series = field(default_factory=lambda: pl.Series("record", [], dtype=pl.String))
+
+    def add(self, number: int, part: pl.DataFrame) -> None:
+        wanted = _wanted(part)
+        left = min(wanted.height, max(0, self.room.rows - self.taken))
+        sent, late = wanted.head(left), wanted.slice(left)
+        deferred = late.with_columns(bucket=pl.lit(Bucket.DEFERRED.value), code=pl.lit(self.room.code))
+        kept = pl.concat([part.filter(pl.col("bucket").is_not_null()), deferred])
+        if kept.height:
+            columns = ("row", "key", "fingerprint", "bucket", "code")
+            kept.select(columns).write_parquet(self.path / "kept" / f"part-{number:05d}.parquet")
+            for bucket, count in kept.group_by("bucket").len().iter_rows():
+                self.kept[bucket] = self.kept.get(bucket, 0) + count
+        if sent.height:
+            references = sent.select("row", "key", "fingerprint", size=pl.col("record").str.len_bytes())
+            references.write_parquet(self.path / "references" / f"part-{number:05d}.parquet")
+            self.taken += sent.height
+            self._open = pl.concat([self._open, sent["record"]])
+            self._pack(last=False)
+
+    def finish(self) -> None:
+        self._pack(last=True)
+
+    def _pack(self, *, last: bool) -> None:
+        """Writes the calls that are full, and the rest too when nothing follows."""
+        envelope, limits = self.endpoint.envelope, self.endpoint.limits
+        encoded = Encoded.of(self._open, envelope.separator)
+        allowance = Allowance.of(limits, self.ctx.connection.headroom)
+        between = len(envelope.separator)
+        # Every record carries its separator; the one after the last record of a call falls away.
+        room = limits.bytes_per_call - envelope.size + between
+        starts = pack(encoded.offsets, max_rows=allowance.rows_per_call, max_bytes=room)
+        whole = len(starts) - 1 if last else max(0, len(starts) - 2)
+        with (self.path / "payloads").open("ab") as file:
+            for first, stop in pairwise(starts[: whole + 1]):
+                joined = encoded.slice(first, stop)
+                self._write(file.write, envelope.wrap(joined[: len(joined) - between]), stop - first)
+        self._open = self._open.slice(starts[whole])
+
+    def _write(self, write: Callable[[bytes], object], payload: bytes, rows: int) -> None:
+        digest, ordinal = hashlib.sha256(payload).hexdigest(), len(self.batches)
+        self.batches.append(
+            Batch(
+                id=batch_id(self.ctx.name, self.plan, str(ordinal), digest),
+                run=self.ctx.name, endpoint=self.endpoint.name, plan=self.plan, ordinal=ordinal,
+                file=f"{plan_folder(self.ctx.name, self.plan)}/payloads", offset=self.offset, size=len(payload),
+                sha256=digest, first=self.first, rows=rows,
+            )
+        )  # fmt: skip
+        write(payload)
+        write(b"\n")
+        self.offset += len(payload) + 1
+        self.first += rows

@@ -1,0 +1,168 @@
+"""The steps of a run, in order: the same functions for Airflow's tasks, the command line and the tests.
+
+    extract    landing files        -> snapshot
+    validate   snapshot             -> valid rows, quarantine
+    transform  valid rows           -> profiles
+    pack       profiles             -> staged payloads, without what the account knows already
+    plan       payloads             -> calls, bytes, seconds, quota
+    load       payloads             -> vendor, each batch noted in the ledger before and after
+    wait       accepted batches     -> confirmed ones, where the vendor confirms
+    reconcile  files and ledger     -> one end for every row
+    report     all of it            -> run_report.json
+
+A step reads what the steps before it wrote, and writes `<step>.json` last. Run again, it finds that file and does
+nothing; so a run that died goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from typing import Any
+
+from etl import extract, load, pack, plan, reconcile, report, validate, wait
+from etl.destinations import DESTINATIONS
+from etl.errors import ConfigError, ExportError
+from etl.ledger import Ledger, Run
+from etl.model import RunReport
+from etl.run import Options, RunContext
+from etl.settings import Connection, Settings
+from etl.storage import Place
+from etl.syncs import SYNCS, Sync
+from etl.transform import step as transform
+
+Step = Callable[[RunContext], dict[str, Any]]
+
+
+def _pack(ctx: RunContext) -> dict[str, Any]:
+    return pack.render(ctx) | pack.stage(ctx, plan=1)
+
+
+STEPS: dict[str, Step] = {
+    "extract": extract.extract,
+    "validate": validate.validate,
+    "transform": transform.transform,
+    "pack": _pack,
+    "plan": plan.plan,
+    "load": load.load,
+    "wait": wait.wait,
+    "reconcile": reconcile.reconcile,
+}
+PREPARE = ("extract", "validate", "transform", "pack", "plan")
+DELIVER = ("load", "wait", "reconcile")
+# These look at the ledger and the vendor, so they are done anew each time; what is settled there they leave alone.
+_ALWAYS = frozenset(DELIVER)
+_COMMAND_LINE = "cli"
+
+
+def sync_named(name: str) -> Sync:
+    """A sync by name; raises ConfigError that lists the known ones."""
+    if name not in SYNCS:
+        raise ConfigError(f"no sync named {name!r}; etl/syncs.py has: {', '.join(SYNCS)}")
+    return SYNCS[name]
+
+
+def context(
+    sync: Sync,
+    day: date,
+    *,
+    run_id: str,
+    destination: str | None = None,
+    options: Options | None = None,
+    settings: Settings | None = None,
+    connection: Connection | None = None,
+    **more: Any,
+) -> RunContext:
+    """A run of a sync; settings and connection come from the environment unless they are given."""
+    chosen = destination or sync.destination
+    if chosen not in DESTINATIONS:
+        raise ConfigError(f"no destination named {chosen!r}; known: {', '.join(DESTINATIONS)}")
+    return RunContext(
+        sync=sync,
+        day=day,
+        destination=chosen,
+        run_id=run_id,
+        settings=settings or Settings.from_environment(),
+        connection=connection or Connection.from_environment(sync.connection),
+        options=options or Options(),
+        **more,
+    )
+
+
+def resume_or_new(ctx: RunContext) -> RunContext:
+    """The run of the command line that died last for this sync, day and destination, or a new one."""
+    runs = ctx.ledger.runs(sync=ctx.sync.name, day=str(ctx.day), destination=ctx.destination, limit=1)
+    newest = runs[0] if runs else None
+    is_open = newest is not None and newest.finished_at is None and newest.run_id.startswith(_COMMAND_LINE)
+    if newest is not None and is_open and newest.account == ctx.connection.account:
+        return _named(ctx, newest.run_id)
+    return _named(ctx, new_run_id(_COMMAND_LINE))
+
+
+def new_run_id(origin: str) -> str:
+    """A name that sorts by time and is never given twice."""
+    return f"{origin}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+
+
+def begin(ctx: RunContext) -> None:
+    """Notes in the ledger that the run began, or goes on."""
+    ctx.ledger.open_run(
+        Run(
+            run=ctx.name, sync=ctx.sync.name, day=str(ctx.day), destination=ctx.destination, run_id=ctx.run_id,
+            account=ctx.connection.account, started_at=ctx.ledger.now(),
+        )
+    )  # fmt: skip
+
+
+def do(ctx: RunContext, step: str) -> dict[str, Any]:
+    """One step, unless it is done already. Its result is a small value: paths, counts, ids; never rows."""
+    done: dict[str, Any] | None = None if step in _ALWAYS else ctx.place.read_json(f"{step}.json")
+    if done is None:
+        ctx.progress(step, 0, 0)
+        done = STEPS[step](ctx)
+        ctx.place.write_json(f"{step}.json", done)
+    return done
+
+
+def prepare(ctx: RunContext) -> dict[str, Any]:
+    """Everything before the first call: stages the payloads and returns the plan; sends nothing."""
+    for step in PREPARE:
+        done = do(ctx, step)
+    return done
+
+
+def run(ctx: RunContext) -> RunReport:
+    """All steps, and the report. A file that cannot be used ends the run with a report that says so."""
+    begin(ctx)
+    try:
+        prepare(ctx)
+        for step in DELIVER:
+            do(ctx, step)
+    except ExportError as error:
+        return refuse(ctx, error)
+    return report.report(ctx)
+
+
+def refuse(ctx: RunContext, error: ExportError) -> RunReport:
+    """Closes a run whose export cannot be used; the next try of the same run reads the landing folder anew."""
+    for step in PREPARE:
+        ctx.place.remove(f"{step}.json")
+    return report.report_refusal(ctx, error)
+
+
+def newest_report(sync: Sync, day: date, destination: str | None = None) -> RunReport:
+    """The report of the newest run of a day that has one; raises ConfigError when there is none."""
+    settings = Settings.from_environment()
+    chosen = destination or sync.destination
+    for found in Ledger(settings.ledger).runs(sync=sync.name, day=str(day), destination=chosen):
+        if (made := report.read_report(Place(settings.work) / found.run)) is not None:
+            return made
+    raise ConfigError(f"no run of {sync.name} to {chosen} for {day} has a report yet")
+
+
+def _named(ctx: RunContext, run_id: str) -> RunContext:
+    return context(
+        ctx.sync, ctx.day, run_id=run_id, destination=ctx.destination, options=ctx.options, settings=ctx.settings,
+        connection=ctx.connection, stop=ctx.stop, progress=ctx.progress,
+    )  # fmt: skip

@@ -1,0 +1,89 @@
+"""Plan: how many calls, bytes and seconds a run will take, and whether it may start at all; sends nothing."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from etl.limits import limits_of
+from etl.model import Batch, Bucket
+from etl.pacing import Allowance, Pace, reserve, stored_pace
+from etl.pack import Manifest, manifest, stage
+from etl.run import RunContext
+
+VOLUME = "volume_unusual"
+_GATE_RECORDS = 1_000
+_GATE_DAYS = 3
+_GATE_LOW, _GATE_HIGH = 0.5, 3.0
+
+
+def plan(ctx: RunContext) -> dict[str, Any]:
+    """The plan in figures. `refused` is a code when nothing may be sent, with `refused_why` for people."""
+    packed = ctx.result("pack")
+    staged = manifest(ctx, packed["plan"])
+    account, endpoint = ctx.connection.account, staged.endpoint
+    limits = limits_of(endpoint, ctx.connection.limits_for(endpoint))
+    used = ctx.ledger.used(account, endpoint, limits.quota_hours)
+    pace = stored_pace(ctx.ledger, account, endpoint)
+    allowance = Allowance.of(limits, ctx.connection.headroom)
+    return {
+        "plan": staged.plan,
+        "endpoint": endpoint,
+        "why": staged.why,
+        "calls": len(staged.batches),
+        "rows": staged.rows,
+        "bytes": staged.bytes,
+        "seconds": seconds(staged.batches, allowance, pace, ctx.ledger.now()),
+        "quota": {
+            "limit": limits.quota,
+            "window_hours": limits.quota_hours,
+            "used_before": used,
+            "used_after": used + staged.rows,
+        },
+        "deferred": packed["kept"].get(Bucket.DEFERRED, 0),
+        **_gate(ctx, staged),
+    }
+
+
+def replan(ctx: RunContext) -> None:
+    """Makes the plan anew, because the account has accepted something since it was made."""
+    ctx.place.write_json("pack.json", stage(ctx, plan=ctx.result("pack")["plan"] + 1))
+    ctx.place.write_json("plan.json", plan(ctx))
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """The plan for people."""
+    quota = figures["quota"]
+    limit = "no quota" if quota["limit"] is None else f"of {quota['limit']:,}"
+    lines = [
+        f"endpoint  {figures['endpoint']}: {figures['why']}",
+        f"calls     {figures['calls']:,}",
+        f"rows      {figures['rows']:,}" + (f" (deferred: {figures['deferred']:,})" if figures["deferred"] else ""),
+        f"bytes     {figures['bytes']:,}",
+        f"time      {figures['seconds'] / 60:.1f} minutes at the allowed rate ({figures['seconds']:.1f} s)",
+        f"quota     {quota['used_before']:,} rows used before, {quota['used_after']:,} after, {limit}",
+    ]
+    return "\n".join([*lines, f"REFUSED   {figures['refused_why']}"] if figures["refused"] else lines)
+
+
+def seconds(batches: list[Batch], allowance: Allowance, pace: Pace, now: float) -> float:
+    """From now to the moment at which the last call may leave, if every answer came at once."""
+    last = now
+    for batch in batches:
+        pace, reservation = reserve(pace, allowance, batch.rows, last)
+        last = reservation.at
+    return last - now
+
+
+def _gate(ctx: RunContext, staged: Manifest) -> dict[str, str | None]:
+    """Stops a run whose CRM export is far from its usual size: a cut export must not pass for a small one."""
+    records = ctx.result("validate")["crm"]["records"]
+    earlier = ctx.ledger.usual_records(
+        sync=ctx.sync.name, destination=ctx.destination, before=str(ctx.day), days=_GATE_DAYS
+    )
+    usual = median(earlier) if len(earlier) == _GATE_DAYS else 0
+    is_usual = usual < _GATE_RECORDS or _GATE_LOW * usual <= records <= _GATE_HIGH * usual
+    if is_usual or ctx.options.accept_volume or not staged.batches:
+        return {"refused": None, "refused_why": None}
+    why = f"{records:,} CRM records, where the last {_GATE_DAYS} days had about {usual:,.0f}; nothing is sent. "
+    return {"refused": VOLUME, "refused_why": why + "If that is right, run again with --accept-volume."}

@@ -1,0 +1,179 @@
+"""Report: the account of a run, as JSON for machines and as text for people."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from contracts import SENTENCES
+from etl.errors import ExportError
+from etl.extract import sources
+from etl.limits import limits_of
+from etl.model import POS_BUCKETS, BatchState, Bucket, RunReport
+from etl.run import RunContext
+from etl.storage import Place
+
+REPORT = "run_report.json"
+_STATES = {0: "done", 1: "attention", 3: "unfinished", 4: "unbalanced"}
+_NO_ROWS = {"records_in": 0, **{bucket.value: 0 for bucket in Bucket}}
+_NO_POS = {"records_in": 0, **dict.fromkeys(POS_BUCKETS, 0)}
+
+
+def report(ctx: RunContext) -> RunReport:
+    """Writes `run_report.json` of a run that went through all steps, and closes the run in the ledger."""
+    account = ctx.result("reconcile")
+    code = exit_code(account)
+    validated = ctx.result("validate")
+    made = RunReport(
+        **_head(ctx, code),
+        sources=_sources(ctx, validated),
+        rows=account["rows"],
+        pos=account["pos"],
+        reasons=account["reasons"],
+        batches=[
+            {"id": b.id, "rows": b.rows, "bytes": b.size, "state": b.state.value, "attempts": b.attempts}
+            for b in ctx.ledger.batches(ctx.name)
+            if b.state not in {BatchState.SPLIT, BatchState.REPLACED}
+        ],
+        quota=_quota(ctx, ctx.result("plan")["endpoint"]),
+        duplicates_possible=account["duplicates_possible"],
+        balanced=account["balanced"],
+        notices=_notices(ctx, validated),
+    )
+    return _close(ctx, made)
+
+
+def report_refusal(ctx: RunContext, error: ExportError) -> RunReport:
+    """The report of a run that stopped before anything was sent, because an export cannot be used."""
+    made = RunReport(
+        **_head(ctx, 3),
+        rows=_NO_ROWS,
+        pos=_NO_POS,
+        reasons=[{"code": error.code, "count": 1}],
+        notices=[str(error)],
+    )
+    return _close(ctx, made)
+
+
+def read_report(place: Place) -> RunReport | None:
+    """The report in a run's folder, if there is one."""
+    value = place.read_json(REPORT)
+    return None if value is None else from_dict(value)
+
+
+def from_dict(value: dict[str, Any]) -> RunReport:
+    """A report from its JSON form."""
+    return RunReport(**{field.name: value[field.name] for field in fields(RunReport)})
+
+
+def exit_code(account: dict[str, Any]) -> int:
+    """Spec section 7: 4 does not balance, 3 not finished, 1 something to look at, 0 done."""
+    if not account["balanced"]:
+        return 4
+    there = [bucket for bucket in Bucket if account["rows"][bucket.value]]
+    if any(bucket.is_unfinished for bucket in there):
+        return 3
+    refused_fields = any(reason["code"].startswith("field_refused") for reason in account["reasons"])
+    return 1 if refused_fields or any(bucket.needs_attention for bucket in there) else 0
+
+
+def as_text(report: RunReport) -> str:
+    """The report for people: what came in, where every row ended, why, and what to do next."""
+    lines = [
+        f"{report.sync} to {report.destination}, {report.date}: {report.state.upper()} (exit code {report.exit_code})",
+        f"run {report.run_id}",
+        "",
+        *_table("CRM records", report.rows),
+    ]
+    if report.pos.get("records_in"):
+        lines += ["", *_table("POS receipts of 30 days", report.pos)]
+    if report.reasons:
+        lines += ["", "Reasons"]
+        for reason in report.reasons:
+            sentence = SENTENCES.get(reason["code"]) or _WORDS.get(reason["code"], "")
+            lines.append(f"  {reason['count']:>12,}  {reason['code']}  {sentence}".rstrip())
+    if report.batches:
+        sizes = sum(batch["bytes"] for batch in report.batches)
+        attempts = sum(batch["attempts"] for batch in report.batches)
+        lines += ["", f"{len(report.batches):,} batches, {sizes:,} bytes, {attempts:,} attempts"]
+    if report.duplicates_possible:
+        lines.append(
+            f"{report.duplicates_possible:,} rows may have been delivered twice: their first outcome is unknown"
+        )
+    if report.notices:
+        lines += ["", "Notices", *(f"  {notice}" for notice in report.notices)]
+    lines += ["", _NEXT[report.exit_code]]
+    return "\n".join(lines)
+
+
+_WORDS = {
+    "limit": "Held back by --limit.",
+    "quota": "The account's quota is used up for now.",
+    "volume_unusual": "The export has an unusual number of records; --accept-volume lets it pass.",
+    "too_many_attributes": "More attributes than the vendor takes for one profile.",
+    "record_too_large": "Larger than one call may be.",
+    "identifier_refused": "The vendor did not accept the customer id.",
+    "crashed": "The process ended between sending and the answer.",
+    "no_acknowledgement": "The vendor's answer was not its acknowledgement.",
+}
+_NEXT = {
+    0: "Every row is accounted for. Nothing to do.",
+    1: "Every row is accounted for. Look at the rows named under Reasons.",
+    3: "Not finished, nothing lost. Run it again.",
+    4: "The account does not balance. Keep the run's folder and report it as a defect.",
+}
+
+
+def _table(title: str, counts: dict[str, int]) -> list[str]:
+    total = counts["records_in"]
+    parts = {name: count for name, count in counts.items() if name != "records_in"}
+    rows = [f"  {count:>12,}  {name.replace('_', ' ')}" for name, count in parts.items() if count]
+    sign = "=" if sum(parts.values()) == total else "IS NOT"
+    return [title, *rows, f"  {sum(parts.values()):>12,}  together {sign} {total:,} records read"]
+
+
+def _head(ctx: RunContext, code: int) -> dict[str, Any]:
+    return {
+        "sync": ctx.sync.name,
+        "date": str(ctx.day),
+        "run_id": ctx.run_id,
+        "destination": ctx.destination,
+        "state": _STATES[code],
+        "exit_code": code,
+    }
+
+
+def _sources(ctx: RunContext, validated: dict[str, Any]) -> list[dict[str, Any]]:
+    records = {entry["file"]: entry["records"] for export in ("crm", "pos") for entry in validated[export]["files"]}
+    return [
+        {"export": f.export, "file": f.name, "sha256": f.sha256, "bytes": f.bytes, "records": records[f.name]}
+        for export in ("crm", "pos")
+        for f in sources(ctx, export)
+    ]
+
+
+def _quota(ctx: RunContext, endpoint: str) -> dict[str, Any]:
+    limits = limits_of(endpoint, ctx.connection.limits_for(endpoint))
+    used = ctx.ledger.used(ctx.connection.account, endpoint, limits.quota_hours)
+    return {"limit": limits.quota, "window_hours": limits.quota_hours, "used": used}
+
+
+def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
+    extracted = ctx.result("extract")
+    notices = ["pos_incomplete"] if extracted["pos_incomplete"] else []
+    if gaps := [day for day in extracted["pos_gaps"] if day != str(ctx.day)]:
+        notices.append(f"pos_gaps: no POS export for {len(gaps)} of 30 days ({gaps[0]} to {gaps[-1]})")
+    notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]
+    plan, load = ctx.result("plan"), ctx.result("load")
+    notices.append(f"endpoint: {plan['endpoint']}, because {plan['why']}")
+    if plan["refused_why"]:
+        notices.append(f"{plan['refused']}: {plan['refused_why']}")
+    elif load["stopped"]:
+        notices.append(f"stopped early: {load['stopped']}")
+    return notices
+
+
+def _close(ctx: RunContext, made: RunReport) -> RunReport:
+    ctx.place.write_json(REPORT, made.as_dict())
+    ctx.ledger.finish_run(ctx.name, exit_code=made.exit_code, records_in=made.rows["records_in"])
+    return made

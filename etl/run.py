@@ -1,0 +1,81 @@
+"""A run: one sync, one day, one destination, and the folder that its steps write to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from typing import Any
+
+from etl.ledger import Ledger
+from etl.settings import Connection, Settings
+from etl.storage import Place
+from etl.syncs import Sync
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run can be asked for besides its day.
+
+    `full` sends unchanged profiles too, `limit` delivers the first changed profiles only, `dry_run` sends nothing,
+    `wait` stays until the vendor confirms, `accept_volume` lets an unusual number of records pass.
+    """
+
+    full: bool = False
+    limit: int | None = None
+    dry_run: bool = False
+    wait: bool = True
+    accept_volume: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Everything that a step needs to know; the steps hand each other files in `place`, and nothing else."""
+
+    sync: Sync
+    day: date
+    destination: str
+    run_id: str
+    settings: Settings
+    connection: Connection
+    options: Options = field(default_factory=Options)
+    stop: threading.Event = field(default_factory=threading.Event)
+    progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None
+
+    @property
+    def name(self) -> str:
+        """The run's folder in the work place, and its name in the ledger."""
+        return f"{self.sync.name}/{self.day}/{self.destination}/{self.run_id}"
+
+    @property
+    def work(self) -> Place:
+        """The work folder."""
+        return Place(self.settings.work)
+
+    @property
+    def landing(self) -> Place:
+        """The landing folder."""
+        return Place(self.settings.landing)
+
+    @property
+    def place(self) -> Place:
+        """The folder of this run."""
+        return self.work / self.name
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, opened at the first use."""
+        return Ledger(self.settings.ledger)
+
+    def result(self, step: str) -> dict[str, Any]:
+        """What an earlier step wrote down; raises LookupError when it has not run."""
+        found: dict[str, Any] | None = self.place.read_json(f"{step}.json")
+        if found is None:
+            raise LookupError(f"{self.name}: the step '{step}' has not run yet")
+        return found
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleeps; False, at once, when the run is asked to stop."""
+        return not self.stop.wait(seconds)

@@ -1,0 +1,44 @@
+"""SYNCS: what a user edits. Each entry becomes one Airflow Dag and one name on the command line.
+
+Names, not objects, so that Airflow can read this file without importing polars. To carry your own columns, map the
+header names of your export to ours; what a name means is in `docs/contracts.md`. An export that is written in cp1252,
+separated by semicolons, with names of its own, is described so:
+
+    crm=Export(columns={"CLIENT_NO": "customer_id", "MAIL": "email"}, delimiter=";", encoding="cp1252")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """How one system writes its export files; `columns` maps its header names to ours."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str = ","
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sync:
+    """One CRM export and one POS export, carried to one destination every day.
+
+    `schedule` is a cron expression in `timezone`; a run covers the day before it.
+    """
+
+    name: str
+    destination: str
+    connection: str
+    crm: Export = field(default_factory=Export)
+    pos: Export = field(default_factory=Export)
+    timezone: str = "UTC"
+    schedule: str = "0 2 * * *"
+    owner: str = "data-engineering"
+
+
+SYNCS: dict[str, Sync] = {
+    sync.name: sync for sync in (Sync(name="crm_to_batch", destination="batch", connection="batch_default"),)
+}

@@ -1,0 +1,49 @@
+"""Valid CRM rows and purchases become profiles: typed, in UTC, one a customer."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from contracts.values import entries, utc_text
+
+_PURCHASES: dict[str, type[pl.DataType]] = {
+    "orders_30d": pl.Int64,
+    "spend_30d": pl.Float64,
+    "last_purchase_at": pl.String,
+    "last_store": pl.String,
+    "favourite_category": pl.String,
+}
+_TEXTS = ("email", "phone", "first_name", "last_name", "birthday", "language", "country")
+
+
+def build_profiles(rows: pl.DataFrame, purchases: pl.DataFrame | None) -> pl.DataFrame:
+    """Profiles as `contracts.profiles` describes them, in the order of the rows.
+
+    `purchases` is `Purchases.by_customer`; None when the day's POS export has not landed: then no purchase attribute
+    has a value, while a customer without receipts has 0 orders and 0.0 spent.
+    """
+    if purchases is None:
+        joined = rows.with_columns(pl.lit(None, dtype=dtype).alias(name) for name, dtype in _PURCHASES.items())
+    else:
+        joined = rows.join(purchases, on="customer_id", how="left", maintain_order="left").with_columns(
+            pl.col("orders_30d").fill_null(0), pl.col("spend_30d").fill_null(0.0)
+        )
+    return joined.select(
+        "row",
+        "customer_id",
+        *_TEXTS,
+        registered_at=utc_text("registered_at"),
+        subscribed_at=utc_text("subscribed_at"),
+        email_opt_in=pl.col("email_opt_in") == "true",
+        sms_opt_in=pl.col("sms_opt_in") == "true",
+        consent="consent",
+        tags=entries("tags"),
+        subscriptions=entries("subscriptions"),
+        loyalty_tier="loyalty_tier",
+        city="city",
+        latitude=pl.col("latitude").cast(pl.Float64),
+        longitude=pl.col("longitude").cast(pl.Float64),
+        avatar_url="avatar_url",
+        updated_at=utc_text("updated_at"),
+        **{name: pl.col(name) for name in _PURCHASES},
+    )

@@ -1,0 +1,107 @@
+"""The transform step: reads what validate wrote, writes profiles, and names the rows that do not become one.
+
+Writes `private/transformed/profiles/` (see `contracts.profiles`), `private/transformed/quarantine/` (rows with a newer
+version in quarantine) and `private/transformed/deduplicated.parquet` (`row`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import contracts
+from etl import validate
+from etl.extract import sources
+from etl.run import RunContext
+from etl.transform.duplicates import resolve_duplicates
+from etl.transform.profiles import build_profiles
+from etl.transform.purchases import Purchases, summarise_purchases
+
+FOLDER = "private/transformed"
+NEWER_QUARANTINED = "newer_version_quarantined"
+# Rows worked on at a time: enough to make the join with the purchases worth while, little enough for any machine.
+_CHUNK_ROWS = 250_000
+
+
+def transform(ctx: RunContext) -> dict[str, Any]:
+    """Resolves duplicates, sums up purchases and builds the profiles of a run."""
+    crm = _scan(ctx, "crm", "valid")
+    resolved = resolve_duplicates(crm, _scan(ctx, "crm", "quarantine"))
+    gone = pl.concat([resolved.deduplicated, resolved.newer_quarantined])
+    customers = crm.filter(~pl.col("row").is_in(gone.implode())).select("customer_id").collect().to_series()
+    purchases = summarise_purchases(_scan(ctx, "pos", "valid").collect(), customers)
+    with ctx.place.staged(FOLDER) as folder:
+        (folder / "profiles").mkdir(parents=True)
+        (folder / "quarantine").mkdir()
+        resolved.deduplicated.to_frame("row").write_parquet(folder / "deduplicated.parquet")
+        if len(resolved.newer_quarantined):
+            quarantine = _originals(ctx, resolved.newer_quarantined)
+            quarantine.write_parquet(folder / "quarantine" / "part-00000.parquet")
+        incomplete = ctx.result("extract")["pos_incomplete"]
+        for number, rows in enumerate(_chunks(validate.frames(ctx, f"{validate.FOLDER}/crm/valid"))):
+            profiles = build_profiles(
+                rows.filter(~pl.col("row").is_in(gone.implode())), None if incomplete else purchases.by_customer
+            )
+            contracts.require(contracts.Profiles, profiles)
+            profiles.write_parquet(folder / "profiles" / f"part-{number:05d}.parquet", compression="lz4")
+    return {
+        "profiles": len(customers),
+        "deduplicated": len(resolved.deduplicated),
+        "newer_quarantined": len(resolved.newer_quarantined),
+        "pos": _account(purchases, ctx.result("validate")["pos"]),
+    }
+
+
+def _account(purchases: Purchases, validated: dict[str, Any]) -> dict[str, int]:
+    return {
+        "records_in": validated["records"],
+        "unparsable": validated["unparsable"],
+        "quarantined": validated["quarantined"],
+        "deduplicated": purchases.deduplicated,
+        "anonymous": purchases.anonymous,
+        "orphaned": purchases.orphaned,
+        "used": purchases.used,
+    }
+
+
+def _scan(ctx: RunContext, export: str, folder: str) -> pl.LazyFrame:
+    paths: list[Path] = validate.parts(ctx, f"{validate.FOLDER}/{export}/{folder}")
+    contract = validate.EXPORTS[export]
+    if not paths:
+        return pl.LazyFrame(schema=validate.quarantine_schema(contract))
+    return pl.scan_parquet(paths)
+
+
+def _chunks(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if sum(f.height for f in held) >= _CHUNK_ROWS:
+            yield pl.concat(held)
+            held = []
+    if held:
+        yield pl.concat(held)
+
+
+def _originals(ctx: RunContext, rows: pl.Series) -> pl.DataFrame:
+    """The quarantine of valid rows: read once more, because a valid row keeps no original record."""
+    found, first = [], 0
+    for file in sources(ctx, "crm"):
+        read = validate.reader(ctx, file)
+        for block in read:
+            wanted = block.rows.filter((pl.col("_record") + first).is_in(rows.implode()))
+            if wanted.height:
+                found.append(
+                    wanted.with_columns(
+                        row=pl.col("_record") + first,
+                        line="_line",
+                        file=pl.lit(file.name),
+                        record=block.raw(wanted["_record"]),
+                        codes=pl.lit([NEWER_QUARANTINED], dtype=pl.List(pl.String)),
+                    )
+                )
+        first += read.records
+    return pl.concat(found).select(*validate.quarantine_schema(validate.EXPORTS["crm"]))

@@ -1,0 +1,163 @@
+"""Validate: splits the snapshot's records into valid rows and quarantined ones, block by block.
+
+Writes `private/validated/<export>/valid/` (the contract's columns as text, blanks as null, then `row`, `file`, `line`)
+and `private/validated/<export>/quarantine/` (see `QUARANTINE`), as numbered Parquet parts. `row` numbers an export's
+records from 0 over all its files in reading order, unparsable ones included: it is a row's name from here on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import contracts
+from etl.errors import ExportError
+from etl.extract import SourceFile, sources
+from etl.reading import Block, Reader, read_export_file
+from etl.run import RunContext
+from etl.syncs import Export
+
+UNPARSABLE = "record_unparsable"
+FOLDER = "private/validated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The rows of a block that keep the contract, and the quarantine of the others."""
+
+    valid: pl.DataFrame
+    quarantine: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportContract:
+    """What `contracts` says of one export; of columns that are required together (a tuple), one has to be there."""
+
+    model: Any
+    columns: Sequence[str]
+    required: Sequence[str | tuple[str, ...]]
+
+
+EXPORTS: Mapping[str, ExportContract] = {
+    "crm": ExportContract(
+        model=contracts.Crm,
+        columns=contracts.crm.COLUMNS,
+        required=("customer_id", ("email", "phone"), "updated_at"),
+    ),
+    "pos": ExportContract(
+        model=contracts.Pos,
+        columns=contracts.pos.COLUMNS,
+        required=("transaction_id", "customer_id", "occurred_at", "total", "currency"),
+    ),
+}
+
+
+def validate(ctx: RunContext) -> dict[str, Any]:
+    """Reads and judges both exports; raises ExportError for what breaks a whole file."""
+    with ctx.place.staged(FOLDER) as folder:
+        return {name: _validate_export(ctx, name, folder / name) for name in EXPORTS}
+
+
+def split(rows: pl.DataFrame, contract: ExportContract) -> Split:
+    """Judges rows of text (the contract's columns, then any others); `quarantine` keeps the values as they were read."""
+    clean = contracts.blank_to_null(rows)
+    codes = contracts.check(contract.model, clean).codes
+    bad = codes.list.len().fill_null(0) > 0
+    return Split(valid=clean.filter(~bad), quarantine=rows.with_columns(codes=codes).filter(bad))
+
+
+def quarantine_schema(contract: ExportContract) -> dict[str, pl.DataType | type[pl.DataType]]:
+    """row, file, line, codes, the contract's columns with their original values, and the original record."""
+    texts = dict.fromkeys((*contract.columns, "record"), pl.String)
+    return {"row": pl.UInt64, "file": pl.String, "line": pl.UInt64, "codes": pl.List(pl.String), **texts}
+
+
+def parts(ctx: RunContext, folder: str) -> list[Path]:
+    """The Parquet parts of a folder of this run, in order, as local files."""
+    names = ctx.place.names(folder)
+    root = ctx.place.fetch(folder) if names else Path()
+    return [root / name for name in names]
+
+
+def frames(ctx: RunContext, folder: str, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
+    """The parts of a folder, or some columns of them, one frame at a time."""
+    return (pl.read_parquet(path, columns=columns) for path in parts(ctx, folder))
+
+
+def reader(ctx: RunContext, file: SourceFile) -> Reader:
+    """Reads one file of the snapshot as its sync describes it."""
+    export: Export = getattr(ctx.sync, file.export)
+    contract = EXPORTS[file.export]
+    return read_export_file(
+        ctx.work.fetch(file.snapshot),
+        format=file.format,
+        columns=export.columns,
+        wanted=contract.columns,
+        required=[name for name in contract.required if isinstance(name, str)],
+        delimiter=export.delimiter,
+        encoding=export.encoding,
+        name=file.name,
+    )
+
+
+def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]:
+    contract = EXPORTS[name]
+    (folder / "valid").mkdir(parents=True)
+    (folder / "quarantine").mkdir()
+    records = unparsable = quarantined = part = 0
+    files, notices = [], []
+    for file in sources(ctx, name):
+        read = reader(ctx, file)
+        for block in read:
+            done = _validate_block(block, contract, file.name, records)
+            if done.valid.height:
+                done.valid.write_parquet(folder / "valid" / f"part-{part:05d}.parquet", compression="lz4")
+            if done.quarantine.height:
+                done.quarantine.write_parquet(folder / "quarantine" / f"part-{part:05d}.parquet")
+            part += 1
+            unparsable += block.unparsable.height
+            quarantined += done.quarantine.height - block.unparsable.height
+        _check_manifest(file, read.records)
+        records += read.records
+        files.append({"file": file.name, "records": read.records})
+        notices += [{"code": notice.code, "message": notice.message} for notice in read.notices]
+    return {
+        "records": records,
+        "unparsable": unparsable,
+        "quarantined": quarantined,
+        "valid": records - unparsable - quarantined,
+        "files": files,
+        "notices": notices,
+    }
+
+
+def _validate_block(block: Block, contract: ExportContract, file: str, first: int) -> Split:
+    done = split(block.rows, contract)
+    schema = quarantine_schema(contract)
+    bad = done.quarantine.with_columns(record=block.raw(done.quarantine["_record"]))
+    unparsable = block.unparsable.with_columns(codes=pl.lit([UNPARSABLE], dtype=pl.List(pl.String)))
+    quarantine = (
+        pl.concat([bad, unparsable], how="diagonal")
+        .sort("_record")
+        .with_columns(row=pl.col("_record") + first, line=pl.col("_line"), file=pl.lit(file))
+        .select(*schema)
+    )
+    valid = done.valid.select(
+        *contract.columns,
+        row=pl.col("_record") + first,
+        file=pl.lit(file),
+        line="_line",
+    )
+    return Split(valid=valid, quarantine=quarantine)
+
+
+def _check_manifest(file: SourceFile, records: int) -> None:
+    if file.rows is not None and file.rows != records:
+        raise ExportError(
+            f"{file.name} holds {records:,} records, its manifest says {file.rows:,}: deliver it again",
+            code="manifest_mismatch",
+        )
