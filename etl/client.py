@@ -30,7 +30,8 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.poolmanager import PoolManager
 from urllib3.util import Url, parse_url
 from urllib3.util.response import assert_header_parsing
 
@@ -384,7 +385,7 @@ class _Connection(HTTPConnection):
         exchange.failure = "proxy_failed" if self.proxy else "dns_failed"
         addresses = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
         exchange.failure = "proxy_failed" if self.proxy else "connect_failed"
-        error = OSError()
+        error: OSError | None = None
         for tried, (family, kind, protocol, _, address) in enumerate(addresses):
             sock = socket.socket(family, kind, protocol)
             try:
@@ -399,7 +400,7 @@ class _Connection(HTTPConnection):
             else:
                 exchange.failure = "tls_failed"
                 return sock
-        raise error
+        raise NewConnectionError(self, "") from error  # a bare reset would pass for one of a sent request
 
     def _tunnel(self) -> None:
         """What is said to a proxy to get through it is no byte of the request."""
@@ -443,12 +444,13 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        _make_strict(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager
+        return _make_strict(super().proxy_manager_for(proxy, **kwargs))
 
 
-_POOLS = {"http": _Pool, "https": _TlsPool}
+def _make_strict(manager: PoolManager) -> PoolManager:
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    manager.pools.dispose_func = HTTPConnectionPool.close  # else `close` leaves sockets to the garbage collector
+    return manager

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import functools
+import gc
 import gzip
 import ipaddress
 import logging
+import os
 import select
 import socket
 import ssl
@@ -370,6 +373,24 @@ def test_late_final_answer_is_never_taken_for_the_next_request(serve: Callable[.
     assert _post(client, server.url).body == b"answer to the second"
 
 
+def test_close_closes_every_connection(serve: Callable[..., Server]) -> None:
+    """At once and without the garbage collector, also after a failure, whose traceback knows the pool."""
+    server = serve(_says(b"garbage\r\n\r\n"))
+    gc.disable()
+    try:
+        with Client() as client:
+            _outcome(client, server.url)
+            server.talk = _forever(OK)
+            _post(client, server.url)
+            assert server.closed < 2
+        until = time.monotonic() + 5
+        while server.closed < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+    assert (server.connections, server.closed) == (2, 2)
+
+
 def test_threads_share_a_client(serve: Callable[..., Server], client: Client) -> None:
     """Each thread gets the answer to its own request."""
 
@@ -391,6 +412,21 @@ def test_refused_connection_is_not_sent(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     assert _code(_outcome(client, f"http://127.0.0.1:{port}/")) == (NotSent, "connect_failed")
+
+
+@pytest.mark.parametrize("number", [errno.ECONNRESET, errno.EPIPE, errno.EHOSTUNREACH, errno.ETIMEDOUT])
+def test_connect_that_fails_in_any_way_is_not_sent(
+    client: Client, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A connect that is reset is no request that was reset."""
+
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "connect", fails)
+    outcome = _outcome(client, "http://127.0.0.1:9/")
+    assert _code(outcome) == (NotSent, "connect_failed")
+    assert os.strerror(number) in str(outcome)
 
 
 def test_unknown_name_is_not_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,7 +714,7 @@ def test_connection_lost_at_any_byte_of_the_request_is_unknown(serve: Callable[.
     """From the first byte on, nobody can prove that the vendor did not take the request."""
     server = serve(_says(OK))
     _post(client, server.url)
-    for offset in range(0, len(server.requests[0]), 7):
+    for offset in range(1, len(server.requests[0]), 7):
 
         def talk(_: Server, conn: socket.socket, offset: int = offset) -> None:
             for _ in range(offset):

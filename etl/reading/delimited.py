@@ -83,19 +83,23 @@ def _skip_blank_lines(data: bytes, delimiter: bytes) -> tuple[bytes, int]:
 
 def _block(data: bytes, records: Records, first_line: int, first_record: int, record_cap: int, parse: _Parser) -> Block:
     lines, legal, broken = first_line + records.lines, np.flatnonzero(records.legal), np.flatnonzero(~records.legal)
-    originals = partial(_originals, data, records, first_record)
-    short = ((records.ends - records.starts)[broken] <= record_cap).tolist()
-    texts = [originals([first_record + n])[0] if kept else None for n, kept in zip(broken.tolist(), short, strict=True)]
+    bounds = zip(records.starts[broken].tolist(), records.ends[broken].tolist(), strict=True)
+    texts = [_text(data[start:end]) if end - start <= record_cap else None for start, end in bounds]
     return Block(
         rows=numbered(parse(_runs(data, records), len(legal)), first_record + legal, lines[legal]),
         unparsable=numbered(unparsable(texts), first_record + broken, lines[broken]),
-        originals=originals,
+        originals=partial(_originals, data, records, first_record),
     )
 
 
 def _originals(data: bytes, records: Records, first_record: int, numbers: Sequence[int]) -> list[str]:
-    places = [number - first_record for number in numbers]
-    return [without_line_end(data[records.starts[n] : records.ends[n]]).decode() for n in places]
+    places = np.array(numbers, np.intp) - first_record
+    bounds = zip(records.starts[places].tolist(), records.ends[places].tolist(), strict=True)
+    return [_text(data[start:end]) for start, end in bounds]
+
+
+def _text(record: bytes) -> str:
+    return without_line_end(record).decode()
 
 
 def _runs(data: bytes, records: Records) -> list[memoryview]:
