@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
@@ -22,6 +24,8 @@ POS_DAYS = 30
 MANIFEST = "manifest.json"
 _FORMATS: tuple[Format, ...] = ("csv.gz", "csv", "ndjson", "parquet")
 _COPY_BYTES = 1 << 20
+# Two writes within one tick of the kernel's clock leave a file the same time; after a tick, a write shows.
+_CLOCK_TICK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +63,11 @@ def extract(ctx: RunContext) -> dict[str, Any]:
         )
     days = [ctx.day - timedelta(days=back) for back in reversed(range(POS_DAYS))]
     pos = {day: list(_take(ctx, "pos", day)) for day in days}
-    gaps = [str(day) for day in days if not pos[day]]
     return {
         "files": [asdict(file) for file in (*crm, *(file for day in days for file in pos[day]))],
-        "pos_gaps": gaps,
+        "pos_gaps": [str(day) for day in days if not pos[day]],
         "pos_incomplete": not pos[ctx.day],
+        "ignored": [name for folder in (f"crm/{ctx.day}", f"pos/{ctx.day}") for name in _ignored(ctx.landing, folder)],
     }
 
 
@@ -76,6 +80,8 @@ def sources(ctx: RunContext, export: str) -> list[SourceFile]:
 def _take(ctx: RunContext, export: str, day: date) -> Iterator[SourceFile]:
     folder = f"{export}/{day}"
     formats = {name: form for name in ctx.landing.names(folder) if (form := _format(name))}
+    if not all(name.isprintable() for name in formats):
+        raise ExportError(f"{folder} holds a file whose name cannot be printed: rename it", code="file_name")
     manifest = _manifest(ctx.landing, folder)
     if manifest is not None and sorted(manifest) != sorted(formats):
         raise ExportError(
@@ -98,6 +104,12 @@ def _take(ctx: RunContext, export: str, day: date) -> Iterator[SourceFile]:
         )  # fmt: skip
 
 
+def _ignored(landing: Place, folder: str) -> list[str]:
+    """Files that a person may have meant to be read: no exports by their name, and not hidden."""
+    others = (name for name in landing.names(folder) if _format(name) is None and name != MANIFEST)
+    return [f"{folder}/{name}" for name in others if name.isprintable() and not name.startswith(".")]
+
+
 def _format(name: str) -> Format | None:
     if name.startswith("."):
         return None
@@ -112,9 +124,9 @@ def _manifest(landing: Place, folder: str) -> dict[str, dict[str, Any]] | None:
         with _open(landing, path) as file:
             value = json.loads(file.read())
         return {
-            str(entry["name"]): {"sha256": entry.get("sha256"), "rows": entry.get("rows")} for entry in value["files"]
+            str(entry["name"]): {"sha256": entry["sha256"], "rows": int(str(entry["rows"]))} for entry in value["files"]
         }
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError):
         raise ExportError(
             f'{path} must be {{"files": [{{"name", "sha256", "rows"}}]}}', code="manifest_mismatch"
         ) from None
@@ -123,14 +135,24 @@ def _manifest(landing: Place, folder: str) -> dict[str, dict[str, Any]] | None:
 def _copy(landing: Place, name: str, work: Place) -> tuple[str, int]:
     """Copies and hashes a file; the copy takes its hash as its name. Returns the hash and the size in bytes."""
     digest, size = hashlib.sha256(), 0
-    with work.bench(SNAPSHOTS) as bench, _open(landing, name) as source:
-        before = _identity(landing, name, source)
-        with (bench / "copy").open("wb") as copy:
-            while block := source.read(_COPY_BYTES):
-                digest.update(block)
-                copy.write(block)
-                size += len(block)
-        if before != _identity(landing, name, source):
+    with work.bench(SNAPSHOTS) as bench:
+        try:
+            with _open(landing, name) as source, (bench / "copy").open("wb") as copy:
+                before = _identity(landing, name, source)
+                if landing.is_local and abs(time.time() - os.fstat(source.fileno()).st_mtime) < _CLOCK_TICK_S:
+                    time.sleep(_CLOCK_TICK_S)
+                while block := source.read(_COPY_BYTES):
+                    digest.update(block)
+                    copy.write(block)
+                    size += len(block)
+                unchanged = before == _identity(landing, name, source)
+        except FileNotFoundError:
+            unchanged = False
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # s3fs: no longer the file that was opened
+                raise
+            unchanged = False
+        if not unchanged:
             raise ExportError(f"{name} changed while it was read: run again when it is complete", code="file_changed")
         if not work.exists(f"{SNAPSHOTS}/{digest.hexdigest()}"):
             work.publish(bench / "copy", f"{SNAPSHOTS}/{digest.hexdigest()}")
@@ -151,11 +173,10 @@ def _open(landing: Place, name: str) -> BinaryIO:
 
 
 def _identity(landing: Place, name: str, source: BinaryIO) -> tuple[object, ...]:
-    """What changes when a file is written to or replaced: of the open file, and of what stands at its name now."""
+    """What changes when a file is written to; raises FileNotFoundError when it is not the one of that name any more."""
     if not landing.is_local:
         return (landing.fingerprint(name),)
-    try:
-        seen = (os.fstat(source.fileno()), (Path(landing.root) / name).stat())
-    except FileNotFoundError:
-        return ()
-    return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in seen)
+    found = os.fstat(source.fileno())
+    if not os.path.samestat(found, (Path(landing.root) / name).stat()):
+        raise FileNotFoundError(name)
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -45,7 +45,8 @@ class Allowance:
     def of(cls, limits: Limits, headroom: float) -> Allowance:
         """The share of the limits that the account's other callers leave to us; raises ConfigError if that is nothing."""
         share = 1 - headroom
-        gap = 60 / (limits.calls_per_minute * share) if limits.calls_per_minute else 0.0
+        # Calls that arrive unequally late must not crowd into a minute either.
+        gap = (60 + JITTER_S) / (limits.calls_per_minute * share) if limits.calls_per_minute else 0.0
         if limits.per_second is None:
             return cls(rows_per_call=limits.rows_per_call, per_second=None, capacity=0, call_gap=gap, window=None)
         rate = limits.per_second * share
@@ -86,18 +87,20 @@ def reserve(pace: Pace, allowance: Allowance, rows: int, now: float) -> tuple[Pa
     """Takes room for a call of `rows`; the call may leave at the reservation's moment, and not before."""
     if rows > allowance.rows_per_call:
         raise ConfigError(f"a call of {rows} rows; the limits allow {allowance.rows_per_call}")
-    earliest = max(now, pace.blocked_until, pace.next_call_at)
+    earliest = max(now, pace.blocked_until, min(pace.next_call_at, now + _QUEUE_CALLS * allowance.call_gap))
     if allowance.per_second is None:
         at = earliest
         return replace(pace, next_call_at=at + allowance.call_gap), Reservation(rows=rows, at=at)
     if allowance.window is not None:
         window = allowance.window / pace.factor
-        at = _window_start(pace.recent, allowance.capacity - rows, window, earliest)
-        recent = (*((t, n) for t, n in pace.recent if t + window > now), (at, rows))
-        return replace(pace, recent=recent, next_call_at=at + allowance.call_gap), Reservation(rows=rows, at=at)
+        furthest = earliest + _QUEUE_CALLS * window
+        recent = tuple((min(t, furthest), n) for t, n in pace.recent if t + window > now)
+        at = _window_start(recent, allowance.capacity - rows, window, earliest)
+        pace = replace(pace, recent=(*recent, (at, rows)), next_call_at=at + allowance.call_gap)
+        return pace, Reservation(rows=rows, at=at)
     rate = allowance.per_second * pace.factor
-    furthest = now + (allowance.capacity + _QUEUE_CALLS * allowance.rows_per_call) / rate
-    full_at = max(min(pace.full_at, furthest), now) + rows / rate
+    furthest = earliest + (allowance.capacity + _QUEUE_CALLS * allowance.rows_per_call) / rate
+    full_at = max(min(pace.full_at, furthest), earliest) + rows / rate
     at = max(earliest, full_at - allowance.capacity / rate)
     return replace(pace, full_at=full_at, next_call_at=at + allowance.call_gap), Reservation(rows=rows, at=at)
 
@@ -105,21 +108,30 @@ def reserve(pace: Pace, allowance: Allowance, rows: int, now: float) -> tuple[Pa
 def answered(pace: Pace, allowance: Allowance, reservation: Reservation, *, sent: float, answered: float) -> Pace:
     """Corrects the pace by what really happened.
 
-    A bucket loses what a call was late beyond the slack: it may have been full meanwhile, and a full bucket gains
-    nothing. The strict window counts from the answer, the latest moment at which the vendor can have counted the call.
+    What a call was late beyond the slack is put on top: a limit of calls counts from then, and a bucket may have been
+    full meanwhile, and a full bucket gains nothing; it can have lost no more than the call's own rows. The strict window
+    counts from the answer, the latest moment at which the vendor can have counted the call.
     """
-    factor = min(1.0, pace.factor * _RECOVERY)
-    if allowance.window is not None:
-        entry = (reservation.at, reservation.rows)
-        recent = tuple((answered, e[1]) if e == entry else e for e in pace.recent)
-        return replace(pace, recent=recent, factor=factor)
     late = max(0.0, sent - reservation.at - JITTER_S)
-    return replace(pace, full_at=pace.full_at + late, factor=factor)
+    lost = min(late, reservation.rows / (allowance.per_second * pace.factor)) if allowance.per_second else 0.0
+    recent, entry = list(pace.recent), (reservation.at, reservation.rows)
+    if entry in recent:
+        recent[recent.index(entry)] = (answered, reservation.rows)
+    return replace(
+        pace,
+        full_at=pace.full_at + lost,
+        next_call_at=pace.next_call_at + late,
+        factor=min(1.0, pace.factor * _RECOVERY),
+        recent=tuple(recent),
+    )
 
 
 def throttled(pace: Pace, allowance: Allowance, *, wait: float, now: float) -> Pace:
-    """After a 429: nobody sends for `wait` seconds, the bucket is empty then, and the rate is halved for a while."""
-    factor = max(_LOWEST_FACTOR, pace.factor / 2)
+    """After a 429: nobody sends for `wait` seconds, the bucket is empty then, and the rate is halved for a while.
+
+    Calls that were under way together are refused together; that halves the rate once.
+    """
+    factor = pace.factor if now < pace.blocked_until else max(_LOWEST_FACTOR, pace.factor / 2)
     until = max(pace.blocked_until, now + wait)
     full_at = pace.full_at
     if allowance.per_second is not None and allowance.window is None:
@@ -155,19 +167,26 @@ class Pacer:
     def wait_for(self, rows: int) -> Reservation | None:
         """Reserves room for a call and sleeps until it may leave; None when the run is to stop.
 
-        Raises Busy, with nothing reserved, when the vendor's own pause is longer than a task should sleep.
+        A pause that the vendor asks for meanwhile holds for this call too. Raises Busy, with nothing reserved, when
+        that pause is longer than a task should sleep.
         """
+        while True:
+            reservation = self._reserve(rows)
+            while (left := reservation.at - self._ledger.now()) > 0:
+                if not self._sleep(left):
+                    return None
+            with self._ledger.transaction() as db:
+                if self._read(db).blocked_until <= self._ledger.now():
+                    return reservation
+
+    def _reserve(self, rows: int) -> Reservation:
         with self._ledger.transaction() as db:
             now, pace = self._ledger.now(), self._read(db)
-            if pace.blocked_until - now > LONGEST_WAIT_S:
-                wait = pace.blocked_until - now
+            if (wait := pace.blocked_until - now) > LONGEST_WAIT_S:
                 raise Busy(f"the vendor asked for a pause; {wait / 60:.0f} minutes are left", wait=wait)
             pace, reservation = reserve(pace, self._allowance, rows, now)
             self._write(db, pace)
-        while (left := reservation.at - self._ledger.now()) > 0:
-            if not self._sleep(left):
-                return None
-        return reservation
+            return reservation
 
     def answered(self, reservation: Reservation, *, sent: float, answered_at: float) -> None:
         """Tells when the call left and when its answer came."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from etl import delta, validate
+from etl import delta, parts
 from etl.client import Client
 from etl.destinations import Chosen, choose
 from etl.destinations.base import Destination
@@ -62,9 +62,9 @@ def render(ctx: RunContext) -> dict[str, Any]:
     with Client(timeout_s=ctx.connection.timeout_s) as client, ctx.place.staged(RECORDS) as folder:
         folder.mkdir()
         endpoint = choose(ctx.destination, 0, ctx.connection, client).endpoint
-        for number, profiles in enumerate(validate.frames(ctx, f"{transform.FOLDER}/profiles")):
+        for number, profiles in enumerate(parts.frames(ctx.place, f"{transform.FOLDER}/profiles")):
             records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
-            records.write_parquet(folder / f"part-{number:05d}.parquet", compression="lz4")
+            parts.write(folder, number, records)
             counts["records"] += records.height
             counts["unsendable"] += records.height - records["reason"].null_count()
     return counts
@@ -81,8 +81,7 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
         chosen = choose(ctx.destination, min(wanted, _limit(ctx)), ctx.connection, client)
     folder = plan_folder(ctx.name, plan)
     with ctx.work.staged(folder) as path:
-        for name in ("references", "kept"):
-            (path / name).mkdir(parents=True)
+        path.mkdir()
         writer = _Stage(ctx=ctx, path=path, plan=plan, endpoint=chosen.endpoint, room=_room(ctx, chosen))
         for number, part in _decided(ctx, state, settled):
             writer.add(number, part)
@@ -114,7 +113,7 @@ def _decided(
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """The parts of the records with `bucket` and `code`; rows that are settled in this run already are left out."""
     full = ctx.options.full
-    for number, part in enumerate(validate.frames(ctx, RECORDS, columns)):
+    for number, part in enumerate(parts.frames(ctx.place, RECORDS, columns)):
         open_rows = part.filter(~pl.col("row").is_in(settled.implode()))
         decided = open_rows.hstack(delta.decide(open_rows, state, ctx.day, full=full))
         unsendable = pl.col("reason").is_not_null()
@@ -188,12 +187,12 @@ class _Stage:
         kept = pl.concat([part.filter(pl.col("bucket").is_not_null()), deferred])
         if kept.height:
             columns = ("row", "key", "fingerprint", "bucket", "code")
-            kept.select(columns).write_parquet(self.path / "kept" / f"part-{number:05d}.parquet")
+            parts.write(self.path / "kept", number, kept.select(columns))
             for bucket, count in kept.group_by("bucket").len().iter_rows():
                 self.kept[bucket] = self.kept.get(bucket, 0) + count
         if sent.height:
             references = sent.select("row", "key", "fingerprint", size=pl.col("record").str.len_bytes())
-            references.write_parquet(self.path / "references" / f"part-{number:05d}.parquet")
+            parts.write(self.path / "references", number, references)
             self.taken += sent.height
             self._open = pl.concat([self._open, sent["record"]])
             self._pack(last=False)

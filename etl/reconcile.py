@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from etl import validate
+from etl import parts, validate
 from etl.delta import OUTCOME
 from etl.ledger import lease
 from etl.load import LEASE_PATIENCE_S
@@ -59,11 +59,11 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
 
 def _dispositions(ctx: RunContext, plan: int) -> Iterator[pl.DataFrame]:
     """The ends of all rows, from the files of each step and the ledger; every frame has the same columns."""
-    for frame in validate.frames(ctx, f"{validate.FOLDER}/crm/quarantine", ["row", "codes"]):
+    for frame in parts.frames(ctx.place, f"{validate.FOLDER}/crm/quarantine", ["row", "codes"]):
         unparsable = pl.col("codes").list.contains(validate.UNPARSABLE)
         bucket = pl.when(unparsable).then(pl.lit(Bucket.UNPARSABLE.value)).otherwise(pl.lit(Bucket.QUARANTINED.value))
         yield _end(frame, bucket)
-    for frame in validate.frames(ctx, f"{TRANSFORMED}/quarantine", ["row"]):
+    for frame in parts.frames(ctx.place, f"{TRANSFORMED}/quarantine", ["row"]):
         yield _end(frame, pl.lit(Bucket.QUARANTINED.value))
     deduplicated = pl.read_parquet(ctx.place.fetch(f"{TRANSFORMED}/deduplicated.parquet"))
     yield _end(deduplicated, pl.lit(Bucket.DEDUPLICATED.value))
@@ -102,7 +102,7 @@ def _end(
 
 def _kept(ctx: RunContext, plan: int, columns: list[str]) -> Iterator[pl.DataFrame]:
     folder = plan_folder(ctx.name, plan).removeprefix(f"{ctx.name}/")
-    return validate.frames(ctx, f"{folder}/kept", columns)
+    return parts.frames(ctx.place, f"{folder}/kept", columns)
 
 
 def _seen(ctx: RunContext, plan: int) -> pl.DataFrame:
@@ -125,7 +125,7 @@ def _reasons(ctx: RunContext, ends: pl.DataFrame) -> list[dict[str, Any]]:
     """How often each code occurs: broken rules and single refused fields, and why rows were not delivered."""
     codes = [ends.select("code").drop_nulls().to_series()]
     for folder in (f"{validate.FOLDER}/crm/quarantine", f"{TRANSFORMED}/quarantine"):
-        codes += [frame["codes"].explode().drop_nulls() for frame in validate.frames(ctx, folder, ["codes"])]
+        codes += [frame["codes"].explode().drop_nulls() for frame in parts.frames(ctx.place, folder, ["codes"])]
     accepted = {b.id for b in ctx.ledger.batches(ctx.name) if b.state is BatchState.ACCEPTED}
     fields = [c.code for batch, c in ctx.ledger.row_codes(ctx.name) if batch in accepted and not c.rejected]
     codes.append(pl.Series(fields, dtype=pl.String))

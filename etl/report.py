@@ -163,6 +163,8 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
     notices = ["pos_incomplete"] if extracted["pos_incomplete"] else []
     if gaps := [day for day in extracted["pos_gaps"] if day != str(ctx.day)]:
         notices.append(f"pos_gaps: no POS export for {len(gaps)} of 30 days ({gaps[0]} to {gaps[-1]})")
+    if extracted["ignored"]:
+        notices.append(f"ignored_files: not csv, csv.gz, ndjson or parquet: {', '.join(extracted['ignored'])}")
     notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]
     plan, load = ctx.result("plan"), ctx.result("load")
     notices.append(f"endpoint: {plan['endpoint']}, because {plan['why']}")

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import date
+from typing import Any
 
 import polars as pl
 
+from etl import parts
 from etl.delta import OUTCOME, STATE, State, updated
 from etl.ledger import Ledger, Run
 from etl.model import Batch, BatchState
 from etl.storage import Place
 
 FOLDER = "private/state"
+REFERENCES: dict[str, Any] = {"row": pl.UInt64, "key": pl.String, "fingerprint": pl.UInt64, "size": pl.UInt32}
 
 
 def load_state(work: Place, ledger: Ledger, account: str) -> State:
@@ -68,8 +71,7 @@ def absorb(
 
 def references(work: Place, run: str, plan: int) -> pl.LazyFrame:
     """`row`, `key`, `fingerprint` of a plan's records, in the order in which its batches take them."""
-    root = work.fetch(plan_folder(run, plan)) / "references"
-    return pl.scan_parquet(sorted(root.iterdir()))
+    return parts.scan(work, f"{plan_folder(run, plan)}/references", REFERENCES)
 
 
 def plan_folder(run: str, plan: int) -> str:

@@ -1,7 +1,8 @@
 """One place for files, local or by URL: atomic writes, listings, private folders.
 
 A local root is used as it is. A URL root (`s3://bucket/prefix`, with the `s3` extra) is reached through fsspec; what has
-to be read by position is fetched into a scratch folder first, and folders are uploaded when they are complete.
+to be read by position is fetched into a scratch folder first, and folders are uploaded when they are complete. There a
+file appears whole or not at all, a folder file by file: what tells that it is complete has to be written after it.
 """
 
 from __future__ import annotations
@@ -43,16 +44,17 @@ class Place:
 
     def exists(self, name: str) -> bool:
         """True when a file or folder of that name is there."""
-        return self.path(name).exists() if self.is_local else bool(_remote(self.root).exists(f"{self.root}/{name}"))
+        if self.is_local:
+            return self.path(name).exists()
+        system, where = self._remote(name)
+        return bool(system.exists(where))
 
     def names(self, name: str = "") -> list[str]:
         """The names directly in a folder, sorted; none when it is not there."""
         if self.is_local:
             folder = self.path(name)
             return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        where = f"{self.root}/{name}".rstrip("/")
-        system = _remote(self.root)
-        system.invalidate_cache()
+        system, where = self._remote(name)
         return sorted(Path(entry).name for entry in system.ls(where, detail=False)) if system.isdir(where) else []
 
     def read_bytes(self, name: str) -> bytes:
@@ -62,18 +64,24 @@ class Place:
 
     def open(self, name: str) -> BinaryIO:
         """A file for reading from its start."""
-        stream: Any = self.path(name).open("rb") if self.is_local else _remote(self.root).open(f"{self.root}/{name}")
-        return stream  # type: ignore[no-any-return]
+        if self.is_local:
+            return self.path(name).open("rb")
+        system, where = self._remote(name)
+        stream: BinaryIO = system.open(where)
+        return stream
 
     def fetch(self, name: str) -> Path:
-        """A local path with the content of a file or folder; for a URL a copy that lives as long as this process."""
+        """A local path with the content of a file or folder; for a URL a copy, made once until this process changes it."""
         if self.is_local:
             return self.path(name)
-        target = _scratch() / (f"{self.root}/{name}").replace("://", "/")
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _remote(self.root).get(f"{self.root}/{name}", str(target), recursive=True)
-        return target
+        url = f"{self.root}/{name}"
+        if url not in _copies:
+            copy = Path(tempfile.mkdtemp(dir=_scratch())) / Path(name).name
+            system, where = self._remote(name)
+            files = system.find(where)
+            system.get(files, [f"{copy}{file.removeprefix(where)}" for file in files])  # one name would be a pattern
+            _copies[url] = copy
+        return _copies[url]
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Writes a file whole or not at all, and durably."""
@@ -94,8 +102,10 @@ class Place:
     def remove(self, name: str) -> None:
         """Removes a file or folder if it is there."""
         if not self.is_local:
-            if self.exists(name):
-                _remote(self.root).rm(f"{self.root}/{name}", recursive=True)
+            self._forget(name)
+            system, where = self._remote(name)
+            if system.exists(where):
+                system.rm(where, recursive=True)
         elif self.path(name).is_dir():
             shutil.rmtree(self.path(name))
         else:
@@ -127,7 +137,7 @@ class Place:
     def publish(self, temporary: Path, name: str) -> None:
         """Moves a file or folder from a bench to its name: synced first, then visible at once and whole."""
         if not self.is_local:
-            _remote(self.root).put(str(temporary), f"{self.root}/{name}", recursive=temporary.is_dir())
+            self._upload(temporary, name)
             return
         target = self.path(name)
         _harden(temporary, private=PRIVATE in target.parts)
@@ -138,7 +148,34 @@ class Place:
 
     def fingerprint(self, name: str) -> str:
         """Changes whenever the content of a remote file does."""
-        return str(_remote(self.root).ukey(f"{self.root}/{name}"))
+        system, where = self._remote(name)
+        return str(system.ukey(where))
+
+    def _upload(self, temporary: Path, name: str) -> None:
+        is_folder = temporary.is_dir()
+        if is_folder:
+            self.remove(name)
+        self._forget(name)
+        system, where = self._remote(name)
+        files = [file for file in temporary.rglob("*") if file.is_file()] if is_folder else [temporary]
+        names = [f"{where}/{file.relative_to(temporary).as_posix()}".removesuffix("/.") for file in files]
+        system.put([str(file) for file in files], names)
+
+    def _forget(self, name: str) -> None:
+        url = f"{self.root}/{name}"
+        for copied in [copied for copied in _copies if f"{copied}/".startswith(f"{url}/")]:
+            shutil.rmtree(_copies.pop(copied).parent)
+
+    def _remote(self, name: str) -> tuple[Any, str]:
+        """The file system of a URL root, and the path there; nothing is remembered of what others may change."""
+        import fsspec
+
+        try:
+            found: tuple[Any, str] = fsspec.url_to_fs(f"{self.root}/{name}".rstrip("/"), use_listings_cache=False)
+        except (ImportError, ValueError):
+            protocol = self.root.split("://", 1)[0]
+            raise ConfigError(f"no file system for {protocol}:// here; for s3:// install profile-etl[s3]") from None
+        return found
 
 
 def make_folder(path: Path) -> None:
@@ -166,16 +203,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remote(root: str) -> Any:
-    import fsspec
-
-    protocol = root.split("://", 1)[0]
-    try:
-        return fsspec.filesystem(protocol)
-    except (ImportError, ValueError):
-        raise ConfigError(f"no file system for {protocol}:// here; for s3:// install profile-etl[s3]") from None
-
-
+_copies: dict[str, Path] = {}
 _scratch_folder: list[Path] = []
 
 

@@ -1,13 +1,13 @@
 """Validate: splits the snapshot's records into valid rows and quarantined ones, block by block.
 
-Writes `private/validated/<export>/valid/` (the contract's columns as text, blanks as null, then `row`, `file`, `line`)
-and `private/validated/<export>/quarantine/` (see `QUARANTINE`), as numbered Parquet parts. `row` numbers an export's
+Writes `private/validated/<export>/valid/` (the contract's columns as text, blanks as null, then `row` and `line`)
+and `private/validated/<export>/quarantine/` (see `quarantine_schema`), in parts. `row` numbers an export's
 records from 0 over all its files in reading order, unparsable ones included: it is a row's name from here on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 import contracts
+from etl import parts
 from etl.errors import ExportError
 from etl.extract import SourceFile, sources
 from etl.reading import Block, Reader, read_export_file
@@ -65,27 +66,15 @@ def validate(ctx: RunContext) -> dict[str, Any]:
 def split(rows: pl.DataFrame, contract: ExportContract) -> Split:
     """Judges rows of text (the contract's columns, then any others); `quarantine` keeps the values as they were read."""
     clean = contracts.blank_to_null(rows)
-    codes = contracts.check(contract.model, clean).codes
-    bad = codes.list.len().fill_null(0) > 0
-    return Split(valid=clean.filter(~bad), quarantine=rows.with_columns(codes=codes).filter(bad))
+    checked = contracts.check(contract.model, clean)
+    quarantine = rows.with_columns(codes=checked.codes).filter(checked.codes.is_not_null())
+    return Split(valid=checked.valid, quarantine=quarantine)
 
 
 def quarantine_schema(contract: ExportContract) -> dict[str, pl.DataType | type[pl.DataType]]:
     """row, file, line, codes, the contract's columns with their original values, and the original record."""
     texts = dict.fromkeys((*contract.columns, "record"), pl.String)
     return {"row": pl.UInt64, "file": pl.String, "line": pl.UInt64, "codes": pl.List(pl.String), **texts}
-
-
-def parts(ctx: RunContext, folder: str) -> list[Path]:
-    """The Parquet parts of a folder of this run, in order, as local files."""
-    names = ctx.place.names(folder)
-    root = ctx.place.fetch(folder) if names else Path()
-    return [root / name for name in names]
-
-
-def frames(ctx: RunContext, folder: str, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
-    """The parts of a folder, or some columns of them, one frame at a time."""
-    return (pl.read_parquet(path, columns=columns) for path in parts(ctx, folder))
 
 
 def reader(ctx: RunContext, file: SourceFile) -> Reader:
@@ -97,7 +86,7 @@ def reader(ctx: RunContext, file: SourceFile) -> Reader:
         format=file.format,
         columns=export.columns,
         wanted=contract.columns,
-        required=[name for name in contract.required if isinstance(name, str)],
+        required=contract.required,
         delimiter=export.delimiter,
         encoding=export.encoding,
         name=file.name,
@@ -106,18 +95,14 @@ def reader(ctx: RunContext, file: SourceFile) -> Reader:
 
 def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]:
     contract = EXPORTS[name]
-    (folder / "valid").mkdir(parents=True)
-    (folder / "quarantine").mkdir()
     records = unparsable = quarantined = part = 0
     files, notices = [], []
     for file in sources(ctx, name):
         read = reader(ctx, file)
         for block in read:
             done = _validate_block(block, contract, file.name, records)
-            if done.valid.height:
-                done.valid.write_parquet(folder / "valid" / f"part-{part:05d}.parquet", compression="lz4")
-            if done.quarantine.height:
-                done.quarantine.write_parquet(folder / "quarantine" / f"part-{part:05d}.parquet")
+            parts.write(folder / "valid", part, done.valid)
+            parts.write(folder / "quarantine", part, done.quarantine)
             part += 1
             unparsable += block.unparsable.height
             quarantined += done.quarantine.height - block.unparsable.height
@@ -146,12 +131,7 @@ def _validate_block(block: Block, contract: ExportContract, file: str, first: in
         .with_columns(row=pl.col("_record") + first, line=pl.col("_line"), file=pl.lit(file))
         .select(*schema)
     )
-    valid = done.valid.select(
-        *contract.columns,
-        row=pl.col("_record") + first,
-        file=pl.lit(file),
-        line="_line",
-    )
+    valid = done.valid.select(*contract.columns, row=pl.col("_record") + first, line="_line")
     return Split(valid=valid, quarantine=quarantine)
 
 

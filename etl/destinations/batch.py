@@ -34,32 +34,32 @@ _ARRAY = Envelope(prefix=b"[", separator=b",", suffix=b"]")
 _CONSENT_WORD = {True: "subscribed", False: "unsubscribed"}
 
 # One attribute a line, in the order in which they are sent.
-_ATTRIBUTES: dict[str, pl.Expr] = {
-    "$email_address": js.text("email"),
-    "$phone_number": js.text("phone"),
-    "$email_marketing": js.word("email_opt_in", _CONSENT_WORD),
-    "$sms_marketing": js.word("sms_opt_in", _CONSENT_WORD),
-    "$language": js.text("language"),
-    "$region": js.text("country"),
-    "first_name": js.text("first_name"),
-    "last_name": js.text("last_name"),
-    "date(birthday)": js.text("birthday", suffix="T00:00:00Z"),
-    "date(registered_at)": js.text("registered_at"),
-    "date(subscribed_at)": js.text("subscribed_at"),
-    "consent": js.text("consent"),
-    "tags": js.texts("tags"),
-    "subscriptions": js.texts("subscriptions"),
-    "loyalty_tier": js.text("loyalty_tier"),
-    "city": js.text("city"),
-    "latitude": js.number("latitude"),
-    "longitude": js.number("longitude"),
-    "url(avatar_url)": js.text("avatar_url"),
-    "orders_30d": js.number("orders_30d"),
-    "spend_30d": js.number("spend_30d"),
-    "date(last_purchase_at)": js.text("last_purchase_at"),
-    "last_store": js.text("last_store"),
-    "favourite_category": js.text("favourite_category"),
-}
+_ATTRIBUTES = (
+    js.text("$email_address", "email"),
+    js.text("$phone_number", "phone"),
+    js.word("$email_marketing", "email_opt_in", _CONSENT_WORD),
+    js.word("$sms_marketing", "sms_opt_in", _CONSENT_WORD),
+    js.text("$language", "language"),
+    js.text("$region", "country"),
+    js.text("first_name", "first_name"),
+    js.text("last_name", "last_name"),
+    js.text("date(birthday)", "birthday", suffix="T00:00:00Z"),
+    js.text("date(registered_at)", "registered_at"),
+    js.text("date(subscribed_at)", "subscribed_at"),
+    js.text("consent", "consent"),
+    js.texts("tags", "tags"),
+    js.texts("subscriptions", "subscriptions"),
+    js.text("loyalty_tier", "loyalty_tier"),
+    js.text("city", "city"),
+    js.number("latitude", "latitude"),
+    js.number("longitude", "longitude"),
+    js.text("url(avatar_url)", "avatar_url"),
+    js.number("orders_30d", "orders_30d"),
+    js.number("spend_30d", "spend_30d"),
+    js.text("date(last_purchase_at)", "last_purchase_at"),
+    js.text("last_store", "last_store"),
+    js.text("favourite_category", "favourite_category"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,23 +100,23 @@ class BatchEndpoint:
 
     def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
         """One JSON operation a profile; more attributes than Batch takes, or more bytes than a call holds, is a reason."""
-        attributes = list(_ATTRIBUTES.values())
-        count = pl.sum_horizontal(attribute.is_not_null() for attribute in attributes)
+        attributes = pl.sum_horizontal(pl.col(member.column).is_not_null() for member in _ATTRIBUTES)
         record = pl.concat_str(
-            pl.lit('{"identifiers":{"custom_id":'),
-            js.text("customer_id"),
-            pl.lit('},"attributes":'),
+            pl.lit('{"identifiers":{"custom_id":"'),
+            js.escaped(pl.col("customer_id")),
+            pl.lit('"},"attributes":{'),
             js.members(_ATTRIBUTES),
-            pl.lit("}"),
+            pl.lit("}}"),
         )
         room = self.limits.bytes_per_call - self.envelope.size
         reason = (
-            pl.when(count > (self.limits.attributes_per_row or len(attributes)))
+            pl.when(pl.col("attributes") > (self.limits.attributes_per_row or len(_ATTRIBUTES)))
             .then(pl.lit("too_many_attributes"))
-            .when(record.str.len_bytes() > room)
+            .when(pl.col("record").str.len_bytes() > room)
             .then(pl.lit("record_too_large"))
         )
-        return profiles.select("row", key="customer_id", record=record, reason=reason)
+        encoded = profiles.select("row", key="customer_id", record=record, attributes=attributes)
+        return encoded.select("row", "key", "record", reason=reason)
 
     def submit(self, payload: bytes) -> Receipt:
         """One call; only a complete, documented acknowledgement counts as taken."""

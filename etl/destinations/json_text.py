@@ -1,8 +1,12 @@
-"""JSON text by polars expressions: exact, without a Python object for a row; null stays null, so that it can be omitted."""
+"""JSON text by polars expressions: exact, and without a Python object for each row.
+
+A `Member` is a key, a column, and the column's value as JSON text; where the column is null, the member is left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -15,37 +19,45 @@ _ESCAPES = {chr(code): f"\\u{code:04x}" for code in range(0x20)} | {
 }
 
 
-def _escaped(value: pl.Expr) -> pl.Expr:
+@dataclass(frozen=True, slots=True)
+class Member:
+    """`fragment` is `"key":value` as text, null where the column is."""
+
+    column: str
+    fragment: pl.Expr
+
+
+def escaped(value: pl.Expr) -> pl.Expr:
+    """The inside of a JSON string."""
     return value.str.replace_many(list(_ESCAPES), list(_ESCAPES.values()))
 
 
-def text(column: str, *, suffix: str = "") -> pl.Expr:
-    """A JSON string of a text column, with a fixed ending."""
-    return pl.concat_str(pl.lit('"'), _escaped(pl.col(column)), pl.lit(f'{suffix}"'))
+def text(key: str, column: str, *, suffix: str = "") -> Member:
+    """A string, of a text column and a fixed ending."""
+    return _member(key, column, '"', escaped(pl.col(column)), f'{suffix}"')
 
 
-def texts(column: str) -> pl.Expr:
-    """A JSON array of strings, of a list column."""
-    items = pl.col(column).list.eval(pl.concat_str(pl.lit('"'), _escaped(pl.element()), pl.lit('"')))
-    return pl.concat_str(pl.lit("["), items.list.join(","), pl.lit("]"))
+def texts(key: str, column: str) -> Member:
+    """An array of strings, of a list column."""
+    items = pl.col(column).list.eval(pl.concat_str(pl.lit('"'), escaped(pl.element()), pl.lit('"')))
+    return _member(key, column, "[", items.list.join(","), "]")
 
 
-def number(column: str) -> pl.Expr:
-    """A JSON number of an integer or finite float column; a float keeps its point (`1.0`), which is its type."""
-    return pl.col(column).cast(pl.String)
+def number(key: str, column: str) -> Member:
+    """A number, of an integer or finite float column; a float keeps its point (`1.0`), which is its type."""
+    return _member(key, column, "", pl.col(column).cast(pl.String), "")
 
 
-def word(column: str, words: Mapping[bool, str]) -> pl.Expr:
-    """A JSON string that stands for true, and one for false."""
-    return (
-        pl.when(pl.col(column)).then(pl.lit(f'"{words[True]}"')).when(~pl.col(column)).then(pl.lit(f'"{words[False]}"'))
-    )
+def word(key: str, column: str, words: Mapping[bool, str]) -> Member:
+    """A string that stands for true, and one for false."""
+    word = pl.when(pl.col(column)).then(pl.lit(words[True])).when(~pl.col(column)).then(pl.lit(words[False]))
+    return _member(key, column, '"', word, '"')
 
 
-def members(values: Mapping[str, pl.Expr]) -> pl.Expr:
-    """A JSON object; a member whose value is null is left out."""
-    fragments = [
-        pl.concat_str(pl.lit(f',"{key}":'), value).fill_null("")
-        for key, value in values.items()
-    ]  # fmt: skip
-    return pl.concat_str(pl.lit("{"), pl.concat_str(fragments).str.slice(1), pl.lit("}"))
+def members(values: Sequence[Member]) -> pl.Expr:
+    """The inside of an object: the members that are there, with commas between them."""
+    return pl.concat_str([value.fragment for value in values], separator=",", ignore_nulls=True)
+
+
+def _member(key: str, column: str, before: str, value: pl.Expr, after: str) -> Member:
+    return Member(column, pl.concat_str(pl.lit(f'"{key}":{before}'), value, pl.lit(after)))

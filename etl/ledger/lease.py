@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.exc import OperationalError
+
 from etl.errors import Busy
 from etl.ledger.store import Ledger, LostLeaseError
 
@@ -54,6 +56,8 @@ def _keep(ledger: Ledger, account: str, fence: int, lease_s: float, done: thread
             ledger.renew_lease(account, fence=fence, until=ledger.now() + lease_s)
         except LostLeaseError:
             return  # the next intent of this process is refused
+        except OperationalError:
+            continue  # the database is out of reach or busy; the lease lasts for another try
 
 
 def _is_dead(holder: str) -> bool:

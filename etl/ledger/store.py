@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ from etl.model import AttemptOutcome, Batch, BatchState, RowCode
 
 QUOTA_SLICE_S = 300
 _MIGRATION_LOCK = 7_270_011
+# Some attempt of a batch may have arrived, whatever became of the others.
+_IN_DOUBT = sa.exists().where(
+    attempts.c.batch == batches.c.id, attempts.c.outcome.in_([AttemptOutcome.UNKNOWN, AttemptOutcome.CRASHED])
+)
 
 
 class LostLeaseError(EtlError):
@@ -75,7 +79,11 @@ class Ledger:
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         self.url = url
         self.engine = _engine(url)
-        self._migrate()
+        try:
+            self._migrate()
+        except BaseException:
+            self.close()
+            raise
         offset = self._database_clock() - time.monotonic()
         self.now = clock or (lambda: offset + time.monotonic())
 
@@ -100,8 +108,7 @@ class Ledger:
         """Notes that a run began; a run that is known already goes on."""
         with self.transaction() as db:
             self._ensure(db, accounts, {"account": run.account})
-            if db.execute(sa.select(runs.c.run).where(runs.c.run == run.run)).first() is None:
-                db.execute(sa.insert(runs).values(asdict(run)))
+            self._ensure(db, runs, asdict(run))
 
     def finish_run(self, run: str, *, exit_code: int, records_in: int) -> None:
         """Notes how a run ended."""
@@ -124,10 +131,12 @@ class Ledger:
     def usual_records(self, *, sync: str, destination: str, before: str, days: int) -> list[int]:
         """Records of the newest finished run of each of the last days before `before` that had one."""
         where = (runs.c.sync == sync, runs.c.destination == destination, runs.c.day < before)
-        by_day: dict[str, int] = {}
-        for run in self._runs(*where, runs.c.records_in > 0, runs.c.exit_code.in_((0, 1)), limit=10 * days):
-            by_day.setdefault(run.day, run.records_in or 0)
-        return [by_day[day] for day in sorted(by_day)[-days:]]
+        finished = (runs.c.records_in > 0, runs.c.exit_code.in_((0, 1)))
+        newest = sa.func.row_number().over(partition_by=runs.c.day, order_by=runs.c.started_at.desc()).label("newest")
+        each = sa.select(runs.c.day, runs.c.records_in, newest).where(*where, *finished).subquery()
+        query = sa.select(each.c.records_in).where(each.c.newest == 1).order_by(each.c.day.desc()).limit(days)
+        with self.engine.connect() as db:
+            return list(db.execute(query).scalars())
 
     def _runs(self, *where: sa.ColumnElement[bool], limit: int) -> list[Run]:
         query = sa.select(runs).where(*where).order_by(runs.c.started_at.desc(), runs.c.run.desc()).limit(limit)
@@ -233,9 +242,16 @@ class Ledger:
         codes: Sequence[RowCode] = (),
         children: Sequence[Batch] = (),
     ) -> None:
-        """Commits the outcome of an attempt, what the vendor said of its rows, and the halves of a split batch."""
+        """Commits the outcome of an attempt, what the vendor said of its rows, and the halves of a split batch.
+
+        A batch in doubt does not become planned again: that one attempt left nothing says nothing of the one before.
+        Raises LostLeaseError when another process has recovered the attempt already.
+        """
+        left = sa.case((_IN_DOUBT, BatchState.UNKNOWN), else_=state) if state is BatchState.PLANNED else state
         with self.transaction() as db:
-            where = (attempts.c.batch == batch.id) & (attempts.c.n == n)
+            where = (
+                (attempts.c.batch == batch.id) & (attempts.c.n == n) & (attempts.c.outcome == AttemptOutcome.SENDING)
+            )
             ended = {
                 "ended_at": self.now(),
                 "outcome": outcome,
@@ -243,11 +259,12 @@ class Ledger:
                 "status": status,
                 "request_id": request_id,
             }
-            db.execute(sa.update(attempts).where(where).values(ended))
-            db.execute(sa.update(batches).where(batches.c.id == batch.id).values(state=state))
+            slot = db.execute(sa.update(attempts).where(where).values(ended).returning(attempts.c.slot)).scalar()
+            if slot is None:
+                raise LostLeaseError(f"another process took batch {batch.id} over")
+            db.execute(sa.update(batches).where(batches.c.id == batch.id).values(state=left))
             own = db.execute(sa.select(batches).where(batches.c.id == batch.id)).one()
             if outcome is AttemptOutcome.NOT_SENT:
-                slot = db.execute(sa.select(attempts.c.slot).where(where)).scalar_one()
                 self._debit(db, own.account, own.endpoint, slot, -batch.rows)
             if codes:
                 unique = {(c.index, c.code): c for c in codes}.values()
@@ -288,11 +305,21 @@ class Ledger:
             return Account(generation=row.generation, state_path=row.state_path)
 
     def unabsorbed(self, account: str) -> list[Batch]:
-        """Batches whose outcome does not stand in the account's state file yet."""
-        outcomes = [BatchState.ACCEPTED, BatchState.REJECTED, BatchState.UNKNOWN]
-        where = (batches.c.account == account) & ~batches.c.absorbed & batches.c.state.in_(outcomes)
+        """Batches whose outcome does not stand in the account's state file yet, by run and plan, wholes before halves.
+
+        A batch that was in doubt when it handed its rows on counts as unknown.
+        """
+        handed_on = (BatchState.SPLIT, BatchState.REPLACED)
+        ended = batches.c.state.in_([BatchState.ACCEPTED, BatchState.REJECTED, BatchState.UNKNOWN])
+        where = (
+            (batches.c.account == account)
+            & ~batches.c.absorbed
+            & (ended | (batches.c.state.in_(handed_on) & _IN_DOUBT))
+        )
+        order = (batches.c.run, batches.c.plan, batches.c.rows.desc())
         with self.engine.connect() as db:
-            return [_batch(row) for row in db.execute(sa.select(batches).where(where).order_by(batches.c.run))]
+            found = [_batch(row) for row in db.execute(sa.select(batches).where(where).order_by(*order))]
+        return [replace(b, state=BatchState.UNKNOWN) if b.state in handed_on else b for b in found]
 
     def commit_state(
         self, account: str, *, fence: int, generation: int, state_path: str | None, absorbed: Sequence[Batch]
@@ -344,8 +371,8 @@ class Ledger:
             raise LostLeaseError("another process took this account over; this one stops")
 
     def _used(self, db: sa.Connection, account: str, endpoint: str, hours: float, now: float) -> int:
-        # A slice counts until its last moment has left the window: five minutes on the safe side.
-        oldest = int((now - hours * 3600) // QUOTA_SLICE_S)
+        # A slice counts five minutes longer than its last moment: the vendor may have counted a call that much later.
+        oldest = int((now - hours * 3600) // QUOTA_SLICE_S) - 1
         mine = (quota_slices.c.account == account) & (quota_slices.c.endpoint == endpoint)
         query = sa.select(sa.func.coalesce(sa.func.sum(quota_slices.c.used), 0))
         return int(db.execute(query.where(mine, quota_slices.c.slot >= oldest)).scalar_one())

@@ -46,14 +46,15 @@ def read_export_file(
     format: Format,  # noqa: A002 - the word that users write in a sync
     columns: Mapping[str, str],
     wanted: Sequence[str],
-    required: Sequence[str],
+    required: Sequence[str | tuple[str, ...]],
     name: str,
     delimiter: str = ",",
     encoding: str = "utf-8",
 ) -> Reader:
     """Read the `wanted` columns of an export file as text; `columns` maps the file's header names to ours.
 
-    A file without records has no blocks. A wanted column that is neither required nor in the file is all null.
+    A file without records has no blocks. A wanted column that is neither required nor in the file is all null;
+    of a tuple in `required`, one has to be there.
     Iterating raises ExportError when the file as a whole cannot be used: `file_empty`, `encoding_broken`, `gzip_cut`,
     `too_compressed`, `parquet_broken`, `column_type`, `header_missing_column`, `header_one_column`, `header_duplicate`,
     `header_unreadable`, `parser_disagrees`. Later blocks can still raise, so nothing may be sent before the last.

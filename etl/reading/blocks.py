@@ -16,7 +16,8 @@ _NAMES_SHOWN = 20
 class Layout:
     """How one export looks, and how it is read.
 
-    `name` is for messages; `columns` maps the export's header names to ours.
+    `name` is for messages; `columns` maps the export's header names to ours; of a tuple in `required`, one has to be
+    there.
     `block_size`: bytes read at a time, large enough for vectorised work, small enough for any machine.
     `record_cap`: bytes; a longer line or record is a fault of the file, and is never held whole.
     """
@@ -24,10 +25,10 @@ class Layout:
     name: str
     columns: Mapping[str, str]
     wanted: Sequence[str]
-    required: Sequence[str]
+    required: Sequence[str | tuple[str, ...]]
     delimiter: str = ","
     encoding: str = "utf-8"
-    block_size: int = 8 << 20
+    block_size: int = 16 << 20
     record_cap: int = 1 << 20
 
     def ours(self, header_name: str) -> str:
@@ -99,7 +100,8 @@ def locate_columns(header: Sequence[str], layout: Layout, account: Account) -> d
     has a customer in its first line, so no name is quoted before the header is known to be one.
     """
     ours = [layout.ours(name) for name in header]
-    missing = [column for column in layout.required if column not in ours]
+    alternatives = [(names,) if isinstance(names, str) else names for names in layout.required]
+    missing = [" or ".join(map(layout.theirs, names)) for names in alternatives if not set(names) & set(ours)]
     if missing and len(header) == 1:
         raise ExportError(
             f"{layout.name} has a single column: the sync's `delimiter` is probably not the one of this file",
@@ -107,7 +109,7 @@ def locate_columns(header: Sequence[str], layout: Layout, account: Account) -> d
         )
     if missing:
         raise ExportError(
-            f"{layout.name} lacks required columns: {', '.join(map(layout.theirs, missing))}; "
+            f"{layout.name} lacks required columns: {', '.join(missing)}; "
             "name them in the export, or map them under `columns` in the sync",
             code="header_missing_column",
         )

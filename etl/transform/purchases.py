@@ -8,9 +8,9 @@ import polars as pl
 
 from contracts.values import cents, instant, utc_text
 
+RECEIPT = ("row", "customer_id", "store_id", "transaction_id", "occurred_at", "total", "category")
 # More than there can be: of rows, of nanoseconds in the years 1900-2999, of categories.
 _ROWS, _MOMENTS, _CATEGORIES = 2**40, 2**66, 2**32
-_RECEIPT = ("store_id", "transaction_id", "moment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,52 +26,56 @@ class Purchases:
 
 
 def summarise_purchases(receipts: pl.DataFrame, customers: pl.Series) -> Purchases:
-    """Judges valid receipts (`row` and the contract's columns, as text) and sums up those of the given customers.
+    """Judges valid receipts (the columns of `RECEIPT`) and sums up those of the given customers.
 
     The same receipt (store, transaction and moment) counts once, the first; then a receipt without a customer is
     anonymous, and one of a customer who does not go out is orphaned.
     """
-    read = receipts.select(
-        "row", "customer_id", "store_id", "transaction_id", "occurred_at", "category",
-        moment=instant("occurred_at"), cents=cents("total"),
-    )  # fmt: skip
-    distinct = read.filter(~_repeats(read))
+    moment = receipts.select(moment=instant("occurred_at")).to_series()
+    repeats = _repeats(receipts, moment)
+    categories = pl.Enum(receipts["category"].drop_nulls().unique().sort())
+    distinct = receipts.select(
+        "row", "customer_id", pl.col("category").cast(categories), moment, cents=cents("total")
+    ).filter(~repeats)  # fmt: skip
     named = distinct.filter(pl.col("customer_id").is_not_null())
     # Numbers in place of ids make the grouping below several times cheaper.
     numbered = customers.to_frame("customer_id").with_row_index("customer")
     used = named.join(numbered, on="customer_id").drop("customer_id")
     return Purchases(
-        by_customer=numbered.join(_attributes(used), on="customer").drop("customer"),
-        deduplicated=read.height - distinct.height,
+        by_customer=numbered.join(_attributes(used, receipts), on="customer").drop("customer"),
+        deduplicated=int(repeats.sum()),
         anonymous=distinct.height - named.height,
         orphaned=named.height - used.height,
         used=used.height,
     )
 
 
-def _repeats(read: pl.DataFrame) -> pl.Series:
+def _repeats(receipts: pl.DataFrame, moment: pl.Series) -> pl.Series:
     """True for each receipt that stands in an earlier row too; looked for among equal hashes only."""
-    maybe = read.select(_RECEIPT).hash_rows().is_duplicated()
-    again = read.filter(maybe).sort("row").filter(~pl.struct(_RECEIPT).is_first_distinct())
-    return read["row"].is_in(again["row"].implode())
+    identity = receipts.select("store_id", "transaction_id", moment)
+    maybe = identity.hash_rows().is_duplicated()
+    again = identity.with_columns(receipts["row"]).filter(maybe).sort("row")
+    again = again.filter(~pl.struct(identity.columns).is_first_distinct())
+    return receipts["row"].is_in(again["row"].implode())
 
 
-def _attributes(used: pl.DataFrame) -> pl.DataFrame:
+def _attributes(used: pl.DataFrame, receipts: pl.DataFrame) -> pl.DataFrame:
     """One row a `customer`; returns add to what was spent, but are no purchases."""
-    categories = pl.Enum(used["category"].drop_nulls().unique().sort())
-    receipts = used.with_columns(pl.col("category").cast(categories)).lazy()
-    purchases = receipts.filter(pl.col("cents") > 0)
-    totals = receipts.group_by("customer").agg(
-        orders_30d=(pl.col("cents") > 0).sum().cast(pl.Int64), spend_30d=_money(pl.col("cents").sum())
-    )
-    in_order = pl.col("moment") * _ROWS + pl.col("row").cast(pl.Int128)
-    latest = (
-        purchases.with_columns(order=in_order)
+    purchases = used.lazy().filter(pl.col("cents") > 0)
+    totals = (
+        used.lazy()
         .group_by("customer")
-        .agg(last_purchase_at=pl.col("occurred_at").max_by("order"), last_store=pl.col("store_id").max_by("order"))
+        .agg(orders_30d=(pl.col("cents") > 0).sum().cast(pl.Int64), spend_30d=_money(pl.col("cents").sum()))
     )
-    joined = totals.join(latest, on="customer", how="left").join(_favourites(purchases), on="customer", how="left")
-    return joined.with_columns(utc_text("last_purchase_at")).collect(engine="streaming")
+    # The last purchase is found by number, and its texts are fetched afterwards.
+    in_order = pl.col("moment") * _ROWS + pl.col("row").cast(pl.Int128)
+    latest = purchases.group_by("customer").agg(row=(in_order.max() % _ROWS).cast(pl.UInt64))
+    texts = latest.join(receipts.lazy().select("row", "occurred_at", last_store="store_id"), on="row").select(
+        "customer", "last_store", last_purchase_at=utc_text("occurred_at")
+    )
+    joined = totals.join(texts, on="customer", how="left").join(_favourites(purchases), on="customer", how="left")
+    columns = ("customer", "orders_30d", "spend_30d", "last_purchase_at", "last_store", "favourite_category")
+    return joined.select(columns).collect(engine="streaming")
 
 
 def _money(cents: pl.Expr) -> pl.Expr:

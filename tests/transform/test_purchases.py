@@ -105,7 +105,7 @@ ROWS = st.lists(
             "customer_id": st.sampled_from(["A", "B", "Z", None]),
             "store_id": st.sampled_from(["S1", "S2", None]),
             "transaction_id": st.sampled_from(["T1", "T2", "T3"]),
-            "occurred_at": st.sampled_from([f"2026-11-20T0{n}:00:00Z" for n in range(4)]),
+            "occurred_at": st.sampled_from([f"{year}-11-20T0{n}:00:00Z" for year in (1903, 2026) for n in range(3)]),
             "total": st.decimals(-50, 50, places=2).map(str),
             "category": st.sampled_from(["books", "toys", "garden", None]),
         }

@@ -1,0 +1,88 @@
+"""The Dag of a sync: nine tasks in a row, each one step of `etl.pipeline`; built without importing polars or pandera."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule
+from airflow.sdk.bases.operator import chain
+
+from etl.airflow.operators import LoadOperator, PrepareOperator, ReportOperator, StepOperator, WaitOperator
+from etl.syncs import Sync
+
+# Backfills reach back to here.
+_FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
+_STEP_TIME = timedelta(hours=2)
+# Ten million profiles at the slowest allowed rate, 300 a second, take under ten hours.
+_LOAD_TIME = timedelta(hours=24)
+
+
+def pool_name(connection: str) -> str:
+    """The pool of an account's sending tasks. It has one slot: a second run of the account queues for it."""
+    return f"profile_api_{connection}"
+
+
+def profile_dag(sync: Sync, doc_md: str) -> DAG:
+    """The Dag of a sync, for a file in the Dag folder; `doc_md` is the operator's page."""
+    pool = pool_name(sync.connection)
+    with DAG(
+        sync.name,
+        description=f"CRM and POS exports of a day to {sync.destination}",
+        schedule=CronDataIntervalTimetable(sync.schedule, timezone=sync.timezone),
+        start_date=_FIRST_DAY,
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=timedelta(hours=48),
+        doc_md=doc_md + _particulars(sync),
+        tags=["profile-etl", sync.destination],
+        params=_params(),
+        default_args={
+            "owner": sync.owner,
+            "retries": 3,
+            "retry_delay": timedelta(minutes=1),
+            "retry_exponential_backoff": 2.0,
+            "max_retry_delay": timedelta(minutes=15),
+            "execution_timeout": _STEP_TIME,
+        },
+    ) as dag:
+        chain(
+            *(
+                PrepareOperator(task_id=step, sync=sync.name)
+                for step in ("extract", "validate", "transform", "pack", "plan")
+            ),
+            LoadOperator(task_id="load", sync=sync.name, pool=pool, execution_timeout=_LOAD_TIME),
+            WaitOperator(task_id="wait", sync=sync.name),
+            StepOperator(task_id="reconcile", sync=sync.name, pool=pool),
+            ReportOperator(task_id="report", sync=sync.name, trigger_rule=TriggerRule.ALL_DONE),
+        )
+    return dag
+
+
+def _params() -> dict[str, Param]:
+    return {
+        "date": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            description="The day that the exports cover; empty: the start of the run's data interval",
+        ),
+        "destination": Param(
+            None, type=["null", "string"], minLength=1, description="Another destination than the sync's, for this run"
+        ),
+        "full": Param(False, type="boolean", description="Send unchanged profiles too"),
+        "limit": Param(
+            None, type=["null", "integer"], minimum=0, description="Deliver the first N changed profiles only"
+        ),
+        "dry_run": Param(
+            False, type="boolean", description="Stage the payloads and show the plan in the task `plan`; send nothing"
+        ),
+        "accept_volume": Param(False, type="boolean", description="Let an unusual number of records pass"),
+    }
+
+
+def _particulars(sync: Sync) -> str:
+    return (
+        f"\n### This sync\n\n| | |\n|---|---|\n| destination | `{sync.destination}` |\n"
+        f"| connection | `{sync.connection}` |\n| pool | `{pool_name(sync.connection)}`, one slot |\n"
+        f"| schedule | `{sync.schedule}` in {sync.timezone} |\n| owner | {sync.owner} |\n"
+    )

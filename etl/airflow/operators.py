@@ -1,0 +1,243 @@
+"""Operators: one step of `etl.pipeline` each. They translate: Dag run to run, our errors to Airflow's, waiting to deferring.
+
+What weighs something (polars, pandera, SQLAlchemy) is imported when a task runs, not when Airflow reads the Dag.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook, BaseOperator
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+)
+
+from etl.airflow.identity import run_day, run_id
+from etl.errors import Busy, ConfigError, EtlError, ExportError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from etl.run import RunContext
+    from etl.settings import Connection
+
+_POLLING = {"first_s": 30.0, "max_s": 300.0, "timeout_s": 86_400.0}
+# Reasons to stop that another try cannot mend today; the report names them.
+_FINAL = frozenset({"quota", "volume_unusual", "http_401", "http_403", "http_404"})
+# The vendor asked for a pause: no try is used up, the task comes back after it.
+_PAUSES = frozenset({"throttled", "http_429"})
+_SHORTEST_PAUSE_S = 30.0
+_PROGRESS_LINES = 10
+
+
+class StepOperator(BaseOperator):
+    """Runs the step that the task is named after. Its XCom is the run's name and counts, never a text from a row."""
+
+    _running: RunContext | None = None
+
+    def __init__(self, *, sync: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.sync = sync
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Airflow's way in."""
+        return self.resume(context)
+
+    def resume(self, context: Context, event: object = None, *, waited: float = 0.0) -> dict[str, Any]:
+        """Airflow's way back in after a pause; `waited` is the seconds of all pauses, `event` tells nothing."""
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        del event
+        with _translated(self.log.error):
+            self._running = ctx = run_context(self.sync, context, self.log.info)
+            try:
+                return {"run": ctx.name, **counts(self.work(ctx, context, waited))}
+            except Busy as busy:
+                self.log.info("%s; the worker is free until then", busy)
+                trigger = TimeDeltaTrigger(timedelta(seconds=busy.wait))
+                self.defer(trigger=trigger, method_name="resume", kwargs={"waited": waited + busy.wait})
+
+    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+        """The step itself; raises Busy when it is worth coming back later."""
+        from etl import pipeline
+
+        del context, waited
+        return pipeline.do(ctx, self.task_id)
+
+    def on_kill(self) -> None:
+        """Airflow ends the task: the calls under way are finished, no other one starts."""
+        if self._running is not None:
+            self._running.stop.set()
+
+
+class PrepareOperator(StepOperator):
+    """A step before the first call. Those before it are made up for where their files are gone."""
+
+    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+        from etl import pipeline, plan
+
+        del context, waited
+        if not ctx.options.dry_run:
+            pipeline.begin(ctx)
+        try:
+            for step in pipeline.PREPARE[: pipeline.PREPARE.index(self.task_id) + 1]:
+                result = pipeline.do(ctx, step)
+        except ExportError as error:
+            pipeline.refuse(ctx, error)
+            raise
+        if self.task_id == "plan":
+            self.log.info("the plan:\n%s", plan.as_text(result))
+        return result
+
+
+class LoadOperator(StepOperator):
+    """Sends. What a passing trouble leaves over is tried again; the report says what remains after that."""
+
+    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+        if ctx.options.dry_run:
+            raise AirflowSkipException("dry run: the plan is in the log of the task `plan`; nothing is sent")
+        result = super().work(ctx, context, waited)
+        task = context["ti"]
+        pause = pause_after(result["stopped"], result["wait"], may_retry=task.try_number <= task.max_tries)
+        if pause is not None:
+            raise Busy(f"the vendor asks for a pause of {pause:.0f} s", wait=pause)
+        return result
+
+
+class WaitOperator(StepOperator):
+    """Asks once what became of the accepted batches, and comes back later as long as some are pending."""
+
+    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+        result = super().work(ctx, context, waited)
+        pause = next_poll(ctx.connection.extra.get("polling", {}), waited)
+        if result["pending"] and pause is not None:
+            raise Busy(f"{result['pending']} batches are not done at the vendor yet", wait=pause)
+        return result
+
+
+class ReportOperator(StepOperator):
+    """Writes the report and decides how the Dag run ends; runs whatever happened before (trigger rule all_done)."""
+
+    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+        from etl.report import REPORT, as_text, report
+
+        del waited
+        if failed := _failed_before(context):
+            raise AirflowFailException(
+                f"no account of {ctx.sync.name} for {ctx.day}: {', '.join(failed)} failed. The log there says why; "
+                "when that is put right, clear that task with what follows"
+            )
+        if ctx.options.dry_run:
+            raise AirflowSkipException("dry run: nothing was sent, so there is nothing to account for")
+        made = report(ctx)
+        self.log.info("%s\n%s", as_text(made), f"{ctx.place.root}/{REPORT}")
+        if made.exit_code > 1:
+            raise AirflowFailException(
+                f"{made.sync} of {made.date} is {made.state} (exit code {made.exit_code}): the report is in the log above"
+            )
+        return {"exit_code": made.exit_code, "balanced": made.balanced, "rows": made.rows, "pos": made.pos}
+
+
+def run_context(sync: str, context: Context, log: Callable[..., object]) -> RunContext:
+    """Our run of a Dag run; raises ConfigError."""
+    from etl import pipeline
+    from etl.run import Options
+
+    found = pipeline.sync_named(sync)
+    params, dag_run = context["params"], context["dag_run"]
+    start = context.get("data_interval_start")
+    day = run_day(asked=params["date"], interval_start=start, triggered_at=dag_run.run_after, timezone=found.timezone)
+    log("day %s: %s", day.date, day.why)
+    return pipeline.context(
+        found,
+        day.date,
+        run_id=run_id(dag_run.run_id),
+        destination=params["destination"],
+        options=Options(**{name: params[name] for name in ("full", "limit", "dry_run", "accept_volume")}),
+        connection=_connection(found.connection),
+        progress=_progress(log),
+    )
+
+
+def counts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a step's result, and the lengths of its lists; texts stay behind, so that none of a row gets out."""
+    small = {name: counts(value) if isinstance(value, Mapping) else value for name, value in result.items()}
+    small = {name: len(value) if isinstance(value, list) else value for name, value in small.items()}
+    return {name: value for name, value in small.items() if isinstance(value, dict | int | float)}
+
+
+def pause_after(stopped: str | None, wait: float | None, *, may_retry: bool) -> float | None:
+    """What follows from how load ended: after None comes the report, after seconds another look at the vendor.
+
+    Raises AirflowException, which Airflow retries, for a passing trouble while there are tries left.
+    """
+    if stopped in _PAUSES:
+        return max(wait or 0.0, _SHORTEST_PAUSE_S)
+    if stopped and may_retry and stopped not in _FINAL and not stopped.startswith("http_3"):
+        raise AirflowException(f"stopped early: {stopped}; nothing is lost, the next try sends what is left")
+    return None
+
+
+def next_poll(polling: Mapping[str, float], waited: float) -> float | None:
+    """Seconds until the next question: as long again as was waited, at most `max_s`; None when `timeout_s` is over."""
+    limits = {**_POLLING, **polling}
+    pause = min(limits["max_s"], limits["first_s"] + waited)
+    return pause if waited + pause <= limits["timeout_s"] else None
+
+
+def _failed_before(context: Context) -> list[str]:
+    dag, run, ti = context["dag"], context["dag_run"].run_id, context["ti"]
+    states = ti.get_task_states(dag_id=dag.dag_id, task_ids=dag.task_ids, run_ids=[run])[run]
+    return [task_id for task_id in dag.task_ids if states.get(task_id) == "failed" and task_id != ti.task_id]
+
+
+def _connection(conn_id: str) -> Connection:
+    """The connection as Airflow has it; Airflow masks its password in every log from here on."""
+    from etl.settings import Connection
+
+    try:
+        found = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+        raise ConfigError(f"no connection {conn_id}: add it in Airflow, or set {variable} for the workers") from None
+    names = ("conn_type", "host", "login", "password", "extra")
+    return Connection.from_parts(conn_id, {name: getattr(found, name) for name in names})
+
+
+def _progress(log: Callable[..., object]) -> Callable[[str, int, int], None]:
+    """A line in the task's log at the start of a step, and for every tenth of its rows."""
+    last: dict[str, int] = {}
+
+    def show(step: str, done: int, total: int) -> None:
+        mark = done * _PROGRESS_LINES // total if total else 0
+        if last.get(step) != mark:
+            last[step] = mark
+            log("%s", f"{step}: {done:,} of {total:,} rows" if total else step)
+
+    return show
+
+
+@contextmanager
+def _translated(log: Callable[..., object]) -> Iterator[None]:
+    """Our errors as Airflow's: what a retry cannot mend fails at once. A foreign error's text may hold a value of a row."""
+    try:
+        yield
+    except (ConfigError, ExportError) as error:
+        # A file that is still being written will be whole later; every other such trouble needs a person.
+        passing = isinstance(error, ExportError) and error.code == "file_changed"
+        raise (AirflowException if passing else AirflowFailException)(str(error)) from None
+    except (EtlError, AirflowException):
+        raise
+    except Exception as error:  # noqa: BLE001  (the outer edge of a task; it raises again)
+        name, last = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+        log("%s, without its text:\n%s", name, "".join(traceback.format_tb(error.__traceback__)))
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        raise AirflowException(f"internal error: {name} at {where}; nothing is lost") from None
