@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+CUSTOMERS ?= 1000000
+RECEIPTS ?= 3000000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint airflow bench soak lock clean
@@ -21,6 +23,12 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $(STAMP)
 
+demo: setup ## run the Airflow Dags for a sample day against the emulator, and show the reports
+	@$(BIN)/python -m etl.airflow.demo
+
+airflow: setup ## Airflow's UI with the Dags, delivering to the emulator, until Ctrl-C (loopback only)
+	@$(BIN)/python -m etl.airflow.local
+
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,6 +36,14 @@ lint: setup ## ruff and mypy
 
 test: lint ## lint, types and the whole test suite
 	$(BIN)/python -m pytest
+
+bench: setup ## rows/s, processor time and memory of each step, and how much of the allowed rate is used
+	$(BIN)/python tests/benchmarks/throughput.py --customers $(CUSTOMERS) --receipts $(RECEIPTS)
+	$(BIN)/python tests/benchmarks/pacing.py --seconds 30
+
+soak: setup ## the property tests with many more examples, and 10,000,000 customers; takes hours
+	$(BIN)/python -m pytest -m "not airflow" --hypothesis-profile=soak
+	$(BIN)/python tests/benchmarks/throughput.py --customers 10000000 --receipts 3000000
 
 lock: setup ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --universal --no-annotate --no-header \

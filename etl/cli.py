@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from etl.errors import Busy, ConfigError, EtlError, ExportError
+from etl.errors import Busy, ConfigError, EtlError
 from etl.run import Options, RunContext
 from etl.terminal import progress
 
@@ -83,10 +83,13 @@ def status(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until no batch is under way any more.")] = False,
 ) -> None:
     """Show the last runs, batches without a known end, and what is left of the quota."""
+    from etl import pipeline
     from etl.ledger import Ledger
     from etl.settings import Settings
     from etl.status import last_runs
 
+    if sync is not None:
+        pipeline.sync_named(sync)
     ledger = Ledger(Settings.from_environment().ledger)
     while True:
         shown = last_runs(ledger, sync)
@@ -163,7 +166,7 @@ def main() -> None:
         _fail(str(error), 2)
     except Busy as error:
         _fail(f"{error}. Nothing is lost; run it again in {error.wait / 60:.0f} minutes or later.", 3)
-    except (ExportError, EtlError) as error:
+    except EtlError as error:
         _fail(str(error), 3)
     except Exception as error:  # noqa: BLE001  (the outer edge; a foreign error's text may hold a value of a row)
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -195,11 +198,11 @@ def _context(sync: str, day: str, destination: str | None, options: Options, *, 
 
 @contextmanager
 def _running(ctx: RunContext) -> Iterator[RunContext]:
-    """Shows progress, and turns Ctrl-C and SIGTERM into a stop after the calls that are under way."""
+    """Shows progress, and turns Ctrl-C and SIGTERM into a stop after the calls under way; the second one does not wait."""
 
     def stop(_signal: int, _frame: object) -> None:
         if ctx.stop.is_set():
-            raise KeyboardInterrupt
+            sys.exit(3)
         ctx.stop.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -16,6 +17,7 @@ ADJUSTABLE = frozenset(
     {"rows_per_call", "bytes_per_call", "per_second", "burst", "calls_per_minute", "quota", "quota_hours", "policy"}
 )
 POLICIES = ("strict-window", "bucket")
+_WHOLE = frozenset({"rows_per_call", "bytes_per_call", "quota"})
 _DEFAULT_POLICY = {"batch_mass_update": "strict-window"}
 
 
@@ -55,7 +57,9 @@ def _check(endpoint: str, name: str, value: object) -> None:
     may_be_missing = name not in {"rows_per_call", "bytes_per_call", "quota_hours"}
     if value is None and may_be_missing:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    kind = int if name in _WHOLE else int | float
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
+        number = "whole number" if name in _WHOLE else "number"
         raise ConfigError(
-            f"limits of {endpoint}: {name} must be a number above 0{' or null' if may_be_missing else ''}"
+            f"limits of {endpoint}: {name} must be a {number} above 0{' or null' if may_be_missing else ''}"
         )

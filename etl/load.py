@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -43,6 +45,9 @@ _UNKNOWN_TRIES = 3
 _BUDGET, _RETRY_COST, _RETRY_FLOOR, _RETRY_SHARE = 500, 14, 10, 0.1
 _NOT_SENT_BACKOFF_S, _UNKNOWN_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 5.0, 60.0
 _THROTTLE_BACKOFF_S = 1.0
+_THROTTLE_TRIES = 20
+
+_Again = tuple[float, Batch]  # a batch, and the seconds until it may be sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +72,9 @@ def judge(error: DeliveryError, *, rows: int, tries: int, may_retry: bool, jitte
                 outcome=AttemptOutcome.NOT_SENT, state=BatchState.PLANNED, retry_in=again, stops=not may_retry
             )
         case Throttled():
-            # Not a failure, and the pacer keeps everyone waiting; a pause too long to sleep through ends the run.
-            long = (error.retry_after or 0) > LONGEST_WAIT_S
+            # Not a failure, and the pacer keeps everyone waiting. A pause too long to sleep through ends the run, and
+            # so does a vendor that never lets a batch pass.
+            long = (error.retry_after or 0) > LONGEST_WAIT_S or tries >= _THROTTLE_TRIES
             return Verdict(
                 outcome=AttemptOutcome.THROTTLED,
                 state=BatchState.PLANNED,
@@ -147,12 +153,11 @@ def load(ctx: RunContext, *, calls_under_way: int = CALLS_UNDER_WAY) -> dict[str
             return sender.run([b for b in ledger.batches(ctx.name) if not b.state.is_settled])
 
 
-@dataclass(slots=True)
-class _Next:
-    """What a call leaves to do: batches with the seconds until each may be sent, and whether the run stops."""
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """Why nothing more is sent, and for how many seconds to stay away if the vendor said so."""
 
-    again: list[tuple[float, Batch]] = field(default_factory=list)
-    stop: str | None = None
+    why: str | None
     wait: float | None = None
 
 
@@ -179,56 +184,61 @@ class _Sender:
         self._tries: dict[tuple[str, AttemptOutcome], int] = {}
         for attempt in ctx.ledger.attempts(ctx.name):
             self._count(attempt.batch, attempt.outcome)
-        self._rows = {"sent": 0, "planned": staged.rows}
+        self._sent, self._planned = 0, staged.rows
+        self._stopped: _Stop | None = None
+        self._lock = threading.Lock()  # for everything above that changes: the calls under way share it
 
     def run(self, batches: Sequence[Batch]) -> dict[str, Any]:
         """Sends the batches; returns why it stopped early (`stopped`, or None) and for how long to stay away (`wait`)."""
         queue = [(0.0, batch.plan, batch.ordinal, batch.first, batch) for batch in batches]
         heapq.heapify(queue)
-        under_way: set[Future[_Next]] = set()
-        stop: _Next | None = None
+        under_way: set[Future[list[_Again]]] = set()
         with ThreadPoolExecutor(max_workers=self._slots) as pool:
-            while under_way or (queue and stop is None):
-                if stop is None and queue and len(under_way) < self._slots:
-                    try:
-                        stop = self._start(pool, queue, under_way)
-                    except (Busy, QuotaSpentError, LostLeaseError) as error:
-                        stop = _Next(stop=_STOPS[type(error)], wait=getattr(error, "wait", None))
-                else:
-                    wait(under_way, return_when=FIRST_COMPLETED)
-                for future in [f for f in under_way if f.done()]:
-                    under_way.remove(future)
-                    done = future.result()
-                    for pause, batch in done.again:
-                        entry = (self._ledger.now() + pause, batch.plan, batch.ordinal, batch.first, batch)
-                        heapq.heappush(queue, entry)
-                    if done.stop is not None and stop is None:
-                        stop = done
-        return {"stopped": stop.stop if stop else None, "wait": stop.wait if stop else None}
+            while under_way or (queue and self._stopped is None):
+                with self._stopping():
+                    if self._stopped is None and queue and len(under_way) < self._slots:
+                        self._start(pool, queue, under_way)
+                    else:
+                        wait(under_way, return_when=FIRST_COMPLETED)
+                    for future in [f for f in under_way if f.done()]:
+                        under_way.remove(future)
+                        for pause, batch in future.result():
+                            entry = (self._ledger.now() + pause, batch.plan, batch.ordinal, batch.first, batch)
+                            heapq.heappush(queue, entry)
+        stop = self._stopped or _Stop(None)
+        return {"stopped": stop.why, "wait": stop.wait}
 
-    def _start(self, pool: ThreadPoolExecutor, queue: list[Any], under_way: set[Future[_Next]]) -> _Next | None:
+    def _start(self, pool: ThreadPoolExecutor, queue: list[Any], under_way: set[Future[list[_Again]]]) -> None:
         """Sends the next batch when its time has come; waits for that time, or for an answer, whichever is first."""
         pause = queue[0][0] - self._ledger.now()
         if pause > 0:
             if under_way:
                 wait(under_way, timeout=pause, return_when=FIRST_COMPLETED)
-                return None
-            return None if self._ctx.sleep(pause) else _Next(stop=STOPPED_BY_US)
+            elif not self._ctx.sleep(pause):
+                self._stop(STOPPED_BY_US)
+            return
         batch: Batch = heapq.heappop(queue)[-1]
         payload = self._payload(batch)
         reservation = self._pacer.wait_for(batch.rows)
         if reservation is None or self._ctx.stop.is_set():
-            return _Next(stop=STOPPED_BY_US)
-        hours = self._destination.limits.quota_hours
-        n = self._ledger.intend(batch, account=self._account, fence=self._fence, quota=self._quota, quota_hours=hours)
-        under_way.add(pool.submit(self._deliver, batch, n, payload, reservation))
-        return None
+            self._stop(STOPPED_BY_US)
+        elif self._stopped is None:  # an answer may have said meanwhile that no more is to be sent
+            n = self._ledger.intend(
+                batch, account=self._account, fence=self._fence, quota=self._quota,
+                quota_hours=self._destination.limits.quota_hours,
+            )  # fmt: skip
+            under_way.add(pool.submit(self._deliver, batch, n, payload, reservation))
 
-    def _deliver(self, batch: Batch, n: int, payload: bytes, reservation: Reservation) -> _Next:
+    def _deliver(self, batch: Batch, n: int, payload: bytes, reservation: Reservation) -> list[_Again]:
+        """Sends one batch, and returns what of it is to be sent again."""
         sent = self._ledger.now()
         try:
             receipt = self._destination.submit(payload)
+        except Throttled as error:
+            return self._failed(batch, n, payload, error)
         except DeliveryError as error:
+            # The vendor may have counted the call all the same.
+            self._pacer.answered(reservation, sent=sent, answered_at=self._ledger.now())
             return self._failed(batch, n, payload, error)
         answered = self._ledger.now()
         self._ledger.settle(
@@ -236,18 +246,21 @@ class _Sender:
             request_id=receipt.request_id, codes=_of_this_call(receipt, batch),
         )  # fmt: skip
         self._pacer.answered(reservation, sent=sent, answered_at=answered)
-        self._count(batch.id, AttemptOutcome.ACCEPTED)
-        self._budget.count(AttemptOutcome.ACCEPTED)
-        self._rows["sent"] += batch.rows
-        self._ctx.progress("load", self._rows["sent"], self._rows["planned"])
-        return _Next()
+        with self._lock:
+            self._budget.count(AttemptOutcome.ACCEPTED)
+            self._sent += batch.rows
+            self._ctx.progress("load", self._sent, self._planned)
+        return []
 
-    def _failed(self, batch: Batch, n: int, payload: bytes, error: DeliveryError) -> _Next:
+    def _failed(self, batch: Batch, n: int, payload: bytes, error: DeliveryError) -> list[_Again]:
         outcome = _OUTCOMES[type(error)]
-        tries = self._count(batch.id, outcome)
-        self._budget.count(outcome)
         jitter = random.random()  # noqa: S311  (spreads retries; not a secret)
-        verdict = judge(error, rows=batch.rows, tries=tries, may_retry=self._budget.allows, jitter=jitter)
+        with self._lock:
+            tries = self._count(batch.id, outcome)
+            self._budget.count(outcome)
+            verdict = judge(error, rows=batch.rows, tries=tries, may_retry=self._budget.allows, jitter=jitter)
+        if verdict.stops:
+            self._stop(error.code, error.retry_after)
         if isinstance(error, Throttled):
             asked = error.retry_after
             backoff = min(_LONGEST_BACKOFF_S, _THROTTLE_BACKOFF_S * 2.0**tries) * (0.5 + jitter / 2)
@@ -258,10 +271,22 @@ class _Sender:
             batch, n, outcome=verdict.outcome, state=verdict.state, code=error.code, status=error.status,
             request_id=error.request_id, codes=rejected, children=halves,
         )  # fmt: skip
-        again = [(0.0, half) for half in halves]
         if verdict.retry_in is not None:
-            again = [(verdict.retry_in, replace(batch, state=verdict.state))]
-        return _Next(again=again, stop=error.code if verdict.stops else None, wait=error.retry_after)
+            return [(verdict.retry_in, batch)]
+        return [(0.0, half) for half in halves]
+
+    def _stop(self, why: str, wait: float | None = None) -> None:
+        """Nothing more is started; the first reason counts."""
+        with self._lock:
+            self._stopped = self._stopped or _Stop(why, wait)
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """These errors end the run in good order: what is under way is brought to its end."""
+        try:
+            yield
+        except (Busy, QuotaSpentError, LostLeaseError) as error:
+            self._stop(_STOPS[type(error)], error.wait if isinstance(error, Busy) else None)
 
     def _count(self, batch: str, outcome: AttemptOutcome) -> int:
         self._tries[batch, outcome] = self._tries.get((batch, outcome), 0) + 1

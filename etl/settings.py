@@ -84,8 +84,9 @@ class Connection:
         check_address(self.host, where=f"connection {self.id}")
         _number(self.id, "headroom", self.extra.get("headroom", DEFAULT_HEADROOM), low=0, below=1)
         _number(self.id, "timeout_s", self.extra.get("timeout_s", DEFAULT_TIMEOUT_S), low=1, below=3600)
-        if not isinstance(self.extra.get("limits", {}), Mapping):
-            raise ConfigError(f"connection {self.id}: extra.limits must be an object of endpoint names")
+        limits = self.extra.get("limits", {})
+        if not isinstance(limits, Mapping) or not all(isinstance(entry, Mapping) for entry in limits.values()):
+            raise ConfigError(f"connection {self.id}: extra.limits must be an object of objects, by endpoint name")
 
     @classmethod
     def from_environment(cls, conn_id: str, environment: Mapping[str, str] | None = None) -> Connection:
@@ -101,7 +102,10 @@ class Connection:
             raise ConfigError(f"{name} is not JSON") from None
         if not isinstance(value, dict):
             raise ConfigError(f"{name} must be a JSON object")
-        return cls.from_parts(conn_id, value)
+        try:
+            return cls.from_parts(conn_id, value)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
 
     @classmethod
     def from_parts(cls, conn_id: str, parts: Mapping[str, Any]) -> Connection:
@@ -141,9 +145,7 @@ class Connection:
 
     def limits_for(self, endpoint: str) -> Mapping[str, Any]:
         """`extra.limits` of one endpoint."""
-        overrides = self.extra.get("limits", {}).get(endpoint, {})
-        if not isinstance(overrides, Mapping):
-            raise ConfigError(f"connection {self.id}: extra.limits.{endpoint} must be an object")
+        overrides: Mapping[str, Any] = self.extra.get("limits", {}).get(endpoint, {})
         return overrides
 
 
@@ -171,6 +173,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _place(text: str) -> str:
+    text = text.removeprefix("file://")
     return text.rstrip("/") if "://" in text else str((ROOT / Path(text).expanduser()).resolve())
 
 

@@ -39,16 +39,16 @@ def absorb(
 ) -> int:
     """Brings the outcomes of all runs (`besides` one) into the state; returns the generation that is current then.
 
-    `seen` are profiles (`key`, `fingerprint`, `as_of`, `outcome`, `code`) that were found as they are known: they only
-    tell that the account's knowledge is of a later day.
+    `seen` are profiles (`key`, `fingerprint`, `as_of`, `outcome`, `code`) that were found as they are known: where that
+    still holds, they tell that the account's knowledge is of a later day.
     """
     batches = [batch for batch in ledger.unabsorbed(account) if batch.run != besides]
     now = ledger.account(account)
     news = [_outcomes(work, ledger, run, group) for run, group in _by_run(ledger, batches)]
     if seen is not None and seen.height:
         known = load_state(work, ledger, account).find(seen["key"])
-        later = seen.with_columns(known_as_of=known["as_of"]).filter(pl.col("as_of") > pl.col("known_as_of"))
-        news.insert(0, later.select(*STATE))
+        as_known = (seen["fingerprint"] == known["fingerprint"]) & (seen["as_of"] > known["as_of"])
+        news.insert(0, seen.filter(as_known).select(*STATE))
     news = [frame for frame in news if frame.height]
     if not news:
         if batches:

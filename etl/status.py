@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from etl.destinations import ENDPOINTS
-from etl.errors import EtlError
+from etl.errors import ConfigError, EtlError
 from etl.ledger import Ledger, Run
-from etl.limits import documented, limits_of
+from etl.limits import limits_of
 from etl.model import BatchState
 from etl.settings import Connection, Settings
 from etl.storage import Place
@@ -63,46 +65,46 @@ class Check:
 
 
 def check_installation() -> list[Check]:
-    """Settings, landing and work folders, limits, ledger, and the connection of each sync."""
+    """Landing and work folders, ledger, and the connections of the syncs; raises ConfigError for the settings."""
     settings = Settings.from_environment()
-    checks = [_check_landing(settings), _check_work(settings), _check_ledger(settings)]
-    checks.append(Check(what="limits", ok=True, found=f"{len(documented())} endpoints documented"))
-    return [*checks, *(_check_connection(sync.connection) for sync in SYNCS.values())]
+    connections = dict.fromkeys(sync.connection for sync in SYNCS.values())
+    return [
+        _check("landing folder", lambda: _landing(settings)),
+        _check("work folder", lambda: _work(settings)),
+        _check("ledger", lambda: _ledger(settings)),
+        *(_check(f"connection {name}", partial(_connection, name)) for name in connections),
+    ]
 
 
-def _check_landing(settings: Settings) -> Check:
-    exports = [name for name in ("crm", "pos") if Place(settings.landing).names(name)]
-    return Check(
-        what="landing folder",
-        ok="crm" in exports,
-        found=f"{settings.landing} holds {' and '.join(exports) or 'no export'}",
-    )
-
-
-def _check_work(settings: Settings) -> Check:
-    work = Place(settings.work)
+def _check(what: str, look: Callable[[], str]) -> Check:
     try:
-        work.write_bytes("private/doctor", b"")
-        work.remove("private/doctor")
-    except (OSError, EtlError) as error:
-        return Check(what="work folder", ok=False, found=f"{settings.work} cannot be written: {type(error).__name__}")
-    mode = f", mode {work.path('private').stat().st_mode & 0o777:o}" if work.is_local else ""
-    return Check(what="work folder", ok=True, found=f"{settings.work}{mode}")
-
-
-def _check_ledger(settings: Settings) -> Check:
-    try:
-        ledger = Ledger(settings.ledger)
-        newest = next(iter(ledger.runs(limit=1)), None)
-    except Exception as error:  # noqa: BLE001  (whatever a database driver raises; its text may hold the password)
-        return Check(what="ledger", ok=False, found=f"cannot be opened: {type(error).__name__}")
-    when = f"last run {datetime.fromtimestamp(newest.started_at, UTC):%Y-%m-%d %H:%M}Z" if newest else "no runs yet"
-    return Check(what="ledger", ok=True, found=when)
-
-
-def _check_connection(name: str) -> Check:
-    try:
-        connection = Connection.from_environment(name)
+        return Check(what=what, ok=True, found=look())
     except EtlError as error:
-        return Check(what=f"connection {name}", ok=False, found=str(error))
-    return Check(what=f"connection {name}", ok=True, found=f"{connection.host}, account {connection.account}")
+        return Check(what=what, ok=False, found=str(error))
+    except Exception as error:  # noqa: BLE001  (whatever a driver raises; its text may hold a password)
+        return Check(what=what, ok=False, found=f"cannot be used: {type(error).__name__}")
+
+
+def _landing(settings: Settings) -> str:
+    exports = [name for name in ("crm", "pos") if Place(settings.landing).names(name)]
+    if "crm" not in exports:
+        raise ConfigError(f"{settings.landing} holds no CRM export: set PROFILE_ETL_LANDING, or make a sample")
+    return f"{settings.landing} holds {' and '.join(exports)}"
+
+
+def _work(settings: Settings) -> str:
+    work = Place(settings.work)
+    work.write_bytes("private/doctor", b"")
+    work.remove("private/doctor")
+    mode = f", private files in mode {work.path('private').stat().st_mode & 0o777:o}" if work.is_local else ""
+    return f"{settings.work}{mode}"
+
+
+def _ledger(settings: Settings) -> str:
+    newest = next(iter(Ledger(settings.ledger).runs(limit=1)), None)
+    return f"last run {datetime.fromtimestamp(newest.started_at, UTC):%Y-%m-%d %H:%M}Z" if newest else "no runs yet"
+
+
+def _connection(name: str) -> str:
+    connection = Connection.from_environment(name)
+    return f"{connection.host}, account {connection.account}"

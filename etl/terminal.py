@@ -1,7 +1,8 @@
-"""Progress for people: a moving display on a terminal, plain lines elsewhere; always on stderr."""
+"""Progress for people: a moving display on a terminal, plain lines elsewhere or with `NO_COLOR`; always on stderr."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ _LINES = 10  # lines for a long step where nothing can move
 @contextmanager
 def progress() -> Iterator[Shown]:
     """Gives a function that is told the step, the rows done and the rows in all (0: not counted)."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         with _display() as shown:
             yield shown
     else:

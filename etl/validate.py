@@ -60,6 +60,7 @@ EXPORTS: Mapping[str, ExportContract] = {
 def validate(ctx: RunContext) -> dict[str, Any]:
     """Reads and judges both exports; raises ExportError for what breaks a whole file."""
     with ctx.place.staged(FOLDER) as folder:
+        folder.mkdir()
         return {name: _validate_export(ctx, name, folder / name) for name in EXPORTS}
 
 

@@ -19,15 +19,13 @@ _TEXTS = ("email", "phone", "first_name", "last_name", "birthday", "language", "
 def build_profiles(rows: pl.DataFrame, purchases: pl.DataFrame | None) -> pl.DataFrame:
     """Profiles as `contracts.profiles` describes them, in the order of the rows.
 
-    `purchases` is `Purchases.by_customer`; None when the day's POS export has not landed: then no purchase attribute
-    has a value, while a customer without receipts has 0 orders and 0.0 spent.
+    `purchases` are the rows of `Purchases.by_customer` of the same customers, in the same order; None when the day's POS
+    export has not landed: then no purchase attribute has a value.
     """
     if purchases is None:
         joined = rows.with_columns(pl.lit(None, dtype=dtype).alias(name) for name, dtype in _PURCHASES.items())
     else:
-        joined = rows.join(purchases, on="customer_id", how="left", maintain_order="left").with_columns(
-            pl.col("orders_30d").fill_null(0), pl.col("spend_30d").fill_null(0.0)
-        )
+        joined = rows.hstack(purchases)
     return joined.select(
         "row",
         "customer_id",

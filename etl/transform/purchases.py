@@ -15,8 +15,8 @@ _ROWS, _MOMENTS, _CATEGORIES = 2**40, 2**66, 2**32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purchases:
-    """`by_customer`: customer_id, orders_30d, spend_30d, last_purchase_at, last_store, favourite_category; and the
-    number of receipts in each bucket of the report."""
+    """`by_customer`: orders_30d, spend_30d, last_purchase_at, last_store, favourite_category, one row for each customer
+    that was given and in their order; and the number of receipts in each bucket of the report."""
 
     by_customer: pl.DataFrame
     deduplicated: int
@@ -42,7 +42,7 @@ def summarise_purchases(receipts: pl.DataFrame, customers: pl.Series) -> Purchas
     numbered = customers.to_frame("customer_id").with_row_index("customer")
     used = named.join(numbered, on="customer_id").drop("customer_id")
     return Purchases(
-        by_customer=numbered.join(_attributes(used, receipts), on="customer").drop("customer"),
+        by_customer=_for_each(numbered, _attributes(used, receipts)),
         deduplicated=int(repeats.sum()),
         anonymous=distinct.height - named.height,
         orphaned=named.height - used.height,
@@ -76,6 +76,12 @@ def _attributes(used: pl.DataFrame, receipts: pl.DataFrame) -> pl.DataFrame:
     joined = totals.join(texts, on="customer", how="left").join(_favourites(purchases), on="customer", how="left")
     columns = ("customer", "orders_30d", "spend_30d", "last_purchase_at", "last_store", "favourite_category")
     return joined.select(columns).collect(engine="streaming")
+
+
+def _for_each(numbered: pl.DataFrame, attributes: pl.DataFrame) -> pl.DataFrame:
+    """A row for every customer: who has no receipts has bought nothing, and spent nothing."""
+    every = numbered.select("customer").join(attributes, on="customer", how="left", maintain_order="left")
+    return every.drop("customer").with_columns(pl.col("orders_30d", "spend_30d").fill_null(0))
 
 
 def _money(cents: pl.Expr) -> pl.Expr:

@@ -6,7 +6,6 @@ version in quarantine) and `private/transformed/deduplicated.parquet` (`row`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import polars as pl
@@ -21,8 +20,6 @@ from etl.transform.purchases import RECEIPT, Purchases, summarise_purchases
 
 FOLDER = "private/transformed"
 NEWER_QUARANTINED = "newer_version_quarantined"
-# Rows worked on at a time: enough to make the join with the purchases worth while, little enough for any machine.
-_CHUNK_ROWS = 250_000
 _SAMPLE_ROWS = 1_000
 
 
@@ -39,10 +36,12 @@ def transform(ctx: RunContext) -> dict[str, Any]:
         if len(resolved.newer_quarantined):
             parts.write(folder / "quarantine", 0, _originals(ctx, resolved.newer_quarantined))
         incomplete = ctx.result("extract")["pos_incomplete"]
-        for number, rows in enumerate(_chunks(parts.frames(ctx.place, f"{validate.FOLDER}/crm/valid"))):
-            profiles = build_profiles(
-                rows.filter(~pl.col("row").is_in(gone.implode())), None if incomplete else purchases.by_customer
-            )
+        done = 0
+        for number, part in enumerate(parts.frames(ctx.place, f"{validate.FOLDER}/crm/valid")):
+            rows = part.filter(~pl.col("row").is_in(gone.implode()))
+            theirs = None if incomplete else purchases.by_customer.slice(done, rows.height)
+            profiles = build_profiles(rows, theirs)
+            done += rows.height
             # What is promised of one profile is promised of all: a sample shows a mistake in our own code.
             contracts.require(contracts.Profiles, profiles.head(_SAMPLE_ROWS))
             parts.write(folder / "profiles", number, profiles)
@@ -69,17 +68,6 @@ def _account(purchases: Purchases, validated: dict[str, Any]) -> dict[str, int]:
 def _scan(ctx: RunContext, export: str, folder: str) -> pl.LazyFrame:
     schema = validate.quarantine_schema(validate.EXPORTS[export])
     return parts.scan(ctx.place, f"{validate.FOLDER}/{export}/{folder}", schema)
-
-
-def _chunks(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    held: list[pl.DataFrame] = []
-    for frame in frames:
-        held.append(frame)
-        if sum(f.height for f in held) >= _CHUNK_ROWS:
-            yield pl.concat(held)
-            held = []
-    if held:
-        yield pl.concat(held)
 
 
 def _originals(ctx: RunContext, rows: pl.Series) -> pl.DataFrame:

@@ -1,0 +1,212 @@
+"""`make airflow`: a scheduler with the local executor delivers, all of it on loopback, and nothing is left at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import psutil
+import pytest
+
+from etl.settings import ROOT
+
+pytestmark = pytest.mark.airflow
+
+READY_S, RUN_S, END_S = 150.0, 120.0, 40.0
+
+
+@dataclass
+class Local:
+    """A running `etl.airflow.local`."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    port: int
+
+    def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One call of Airflow's public API."""
+        base = f"http://127.0.0.1:{self.port}"
+        with urlopen(f"{base}/auth/token", timeout=30) as answer:  # noqa: S310  (loopback)
+            token = json.load(answer)["access_token"]
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        with urlopen(Request(f"{base}/api/v2{path}", data, headers), timeout=30) as answer:  # noqa: S310  (loopback)
+            return json.load(answer)
+
+    def ended(self, count: int, run_type: str) -> list[dict[str, Any]]:
+        """The Dag runs of a type, once there are `count` and all have ended."""
+
+        def found() -> list[dict[str, Any]] | None:
+            runs = self.api(f"/dags/crm_to_batch/dagRuns?run_type={run_type}")["dag_runs"]
+            done = [run for run in runs if run["state"] in {"success", "failed"}]
+            return done if len(done) == count else None
+
+        return _eventually(found, RUN_S, f"{count} {run_type} runs")
+
+    def reports(self, origin: str) -> list[dict[str, Any]]:
+        """The reports of our runs whose Dag run ids begin so, by day."""
+        paths = (self.home / "work" / "crm_to_batch").glob(f"*/*/airflow-{origin}__*/run_report.json")
+        return [json.loads(path.read_text()) for path in sorted(paths)]
+
+    def family(self) -> list[psutil.Process]:
+        """The supervisor and every process below it."""
+        me = psutil.Process(self.process.pid)
+        return [me, *me.children(recursive=True)]
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Local]]:
+    yield from _starter(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """One Airflow for the tests that only look at it."""
+    for make in _starter(tmp_path_factory):
+        running = make()
+        _ready(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def scheduled(local: Local) -> dict[str, Any]:
+    """The report of the run that a fresh, unpaused Dag begins by itself."""
+    assert [run["state"] for run in local.ended(1, "scheduled")] == ["success"]
+    (report,) = local.reports("scheduled")
+    return dict(report)
+
+
+def test_a_scheduled_run_delivers_yesterday(scheduled: dict[str, Any]) -> None:
+    """The newest whole interval, by the scheduler and its executor; the account balances."""
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    assert date.fromisoformat(scheduled["date"]) in {yesterday, yesterday - timedelta(days=1)}
+    assert scheduled["exit_code"] in {0, 1}
+    assert scheduled["balanced"]
+    assert scheduled["rows"]["accepted"] > 0
+
+
+def test_a_manual_run_obeys_its_params(local: Local, scheduled: dict[str, Any]) -> None:
+    """Triggered through the API without a logical date, with a day, everything again, and a limit."""
+    conf = {"date": scheduled["date"], "full": True, "limit": 7}
+    local.api("/dags/crm_to_batch/dagRuns", {"logical_date": None, "conf": conf})
+    assert [run["state"] for run in local.ended(1, "manual")] == ["success"]
+    (report,) = local.reports("manual")
+    assert report["date"] == scheduled["date"]
+    assert report["rows"]["accepted"] == 7
+    assert report["rows"]["deferred"] == scheduled["rows"]["accepted"] - 7
+    assert report["balanced"]
+
+
+def test_a_backfill_of_three_days_balances_and_never_overwrites_a_newer_day(
+    local: Local, scheduled: dict[str, Any]
+) -> None:
+    """By the command of the documentation; profiles that a newer day has delivered are superseded, none is sent."""
+    last = date.fromisoformat(scheduled["date"])
+    days = [str(last - timedelta(days=back)) for back in (3, 2, 1)]
+    subprocess.run(
+        [
+            *(Path(sys.executable).with_name("airflow"), "backfill", "create", "--dag-id", "crm_to_batch"),
+            *("--from-date", f"{days[0]}T00:00", "--to-date", f"{days[-1]}T23:59", "--max-active-runs", "3"),
+        ],
+        env=os.environ | _settings(local.home), check=True, timeout=60, capture_output=True,
+    )  # fmt: skip
+    assert {run["state"] for run in local.ended(3, "backfill")} == {"success"}
+    reports = local.reports("backfill")
+    assert [report["date"] for report in reports] == days
+    for report in reports:
+        assert report["balanced"]
+        assert report["exit_code"] in {0, 1}
+        assert report["rows"]["superseded"] > 0
+        assert report["rows"]["accepted"] == 0
+
+
+def test_everything_listens_on_loopback_only(local: Local, scheduled: dict[str, Any]) -> None:
+    """The UI, the emulator, and no log server on every interface."""
+    sockets = [socket for process in local.family() for socket in process.net_connections(kind="inet")]
+    listening = {(socket.laddr.ip, socket.laddr.port) for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    assert len(listening) >= 2
+    assert {address for address, _ in listening} == {"127.0.0.1"}
+    assert local.port in {port for _, port in listening}
+
+
+def test_a_taken_port_is_said_and_nothing_is_started(local: Local, tmp_path: Path) -> None:
+    """An old server would answer in the place of the new one."""
+    command = [sys.executable, "-m", "etl.airflow.local", "--home", str(tmp_path / "h"), "--port", str(local.port)]
+    ended = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert f"port {local.port} is taken" in ended.stderr
+    assert not (tmp_path / "h").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_process_behind(start: Callable[[], Local], number: signal.Signals) -> None:
+    """Ctrl-C and kill both end everything, also what Airflow puts into groups of its own."""
+    running = start()
+    _eventually(lambda: len(running.family()) > 8, READY_S, "workers of the scheduler")
+    family = running.family()
+    running.process.send_signal(number)
+    assert running.process.wait(END_S) == 0
+    gone, alive = psutil.wait_procs(family, timeout=1)
+    assert alive == []
+    assert len(gone) > 8
+
+
+def _starter(folders: pytest.TempPathFactory) -> Iterator[Callable[[], Local]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def make() -> Local:
+        home, (port, emulator_port) = folders.mktemp("local"), _free_ports()
+        options = ["--home", home, "--port", port, "--emulator-port", emulator_port]
+        command = [sys.executable, "-m", "etl.airflow.local", *map(str, options)]
+        with (home.parent / f"{home.name}.log").open("w") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
+        started.append(process)
+        return Local(process=process, home=home, port=port)
+
+    yield make
+    for process in started:
+        process.terminate()
+    for process in started:
+        process.wait(END_S)
+
+
+def _ready(running: Local) -> None:
+    log = running.home.parent / f"{running.home.name}.log"
+
+    def is_ready() -> bool:
+        assert running.process.poll() is None, log.read_text()
+        return "ready:" in log.read_text()
+
+    _eventually(is_ready, READY_S, "Airflow")
+
+
+def _eventually(ask: Callable[[], Any], seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := ask()):
+        assert time.monotonic() < deadline, f"no {what} after {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+def _settings(home: Path) -> dict[str, str]:
+    shell = ["sh", "-c", f". '{home}/env.sh'; env -0"]
+    lines = subprocess.run(shell, check=True, capture_output=True, text=True, env={}).stdout.split("\0")
+    return dict(line.split("=", 1) for line in lines if line)
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]

@@ -1,0 +1,298 @@
+"""The command line: exit codes that a scheduler can trust, JSON that a program can read, words for everybody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import time
+from datetime import date
+
+import pytest
+
+from etl import pipeline
+from etl.ledger import Ledger
+from etl.settings import Connection, Settings
+from etl.syncs import SYNCS
+
+ANSI = re.compile(r"\x1b\[")
+BAD = ("C-9,no address,,Lyon,2026-03-01T08:00:00Z", "C-8,cut")
+
+
+def _run(shop, day, *arguments, **environment):
+    return shop("run", "crm_to_batch", "--date", day, *arguments, **environment)
+
+
+# --- run ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_clean_day_ends_with_0_and_its_second_run_sends_nothing(shop):
+    """The second run says that everything is as the vendor knows it; `--full` sends it all the same."""
+    day = "2026-03-01"
+    shop.customers(day, 45)
+    first = _run(shop, day)
+    assert first.returncode == 0
+    assert "DONE (exit code 0)" in first.stdout
+    assert "45  accepted" in first.stdout
+    sent = len(shop.calls())
+    second = _run(shop, day, "--json")
+    assert (second.returncode, json.loads(second.stdout)["rows"]["unchanged"]) == (0, 45)
+    assert len(shop.calls()) == sent
+    full = _run(shop, day, "--full", "--json")
+    assert (full.returncode, json.loads(full.stdout)["rows"]["accepted"]) == (0, 45)
+    assert len(shop.calls()) == sent + 3
+
+
+def test_bad_rows_end_with_1_and_json_is_the_report(shop):
+    """Stdout is the report and nothing else; so is `report --json` later; progress went to stderr in plain lines."""
+    day = "2026-03-02"
+    shop.land(day, "C-1,c1@example.org,,Lyon,2026-03-02T08:00:00Z", *BAD)
+    done = _run(shop, day, "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == shop.report(day)
+    assert json.loads(done.stdout)["exit_code"] == 1
+    assert done.stderr.splitlines()[0] == "extract"
+    assert not ANSI.search(done.stdout + done.stderr)
+    again = shop("report", "crm_to_batch", "--date", day, "--json")
+    assert (again.returncode, again.stdout) == (1, done.stdout)
+    text = shop("report", "crm_to_batch", "--date", day)
+    assert (text.returncode, text.stderr) == (1, "")
+    assert "record_unparsable" in text.stdout
+    assert "must be a valid e-mail address" in text.stdout
+
+
+def test_no_export_ends_with_3_and_a_report(shop):
+    """The report has no rows; the next run, with the export there, is a new one."""
+    day = "2026-03-03"
+    done = _run(shop, day, "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stdout) == shop.report(day)
+    assert set(shop.report(day)["rows"].values()) == {0}
+    assert f"crm/{day}" in done.stdout
+    shop.customers(day, 3)
+    assert _run(shop, day).returncode == 0
+
+
+def test_an_account_that_does_not_balance_ends_with_4(shop):
+    """A row whose end cannot be found any more is never hidden."""
+    day = "2026-03-04"
+    shop.land(day, "C-1,c1@example.org,,Lyon,2026-03-04T08:00:00Z", *BAD)
+    environment = shop.environment()
+    settings = Settings.from_environment(environment)
+    ctx = pipeline.context(
+        SYNCS["crm_to_batch"], date.fromisoformat(day), run_id="cli-tampered", settings=settings,
+        connection=Connection.from_environment("batch_default", environment),
+    )  # fmt: skip
+    pipeline.begin(ctx)
+    pipeline.prepare(ctx)
+    ctx.ledger.close()
+    for part in ctx.place.path("private/validated/crm/quarantine").iterdir():
+        part.unlink()
+    done = _run(shop, day, "--json")
+    made = json.loads(done.stdout)
+    assert (done.returncode, made["state"], made["balanced"]) == (4, "unbalanced", False)
+    assert made["run_id"] == "cli-tampered"
+
+
+def test_a_dry_run_sends_nothing_and_leaves_no_report(shop):
+    """It prints the plan that `plan` prints, and ends with 0, bad rows or not."""
+    day = "2026-03-05"
+    shop.land(day, *(f"D-{n},d{n}@example.org,,Lyon,2026-03-05T08:00:00Z" for n in range(30)), *BAD)
+    before = len(shop.calls())
+    dry, planned = _run(shop, day, "--dry-run", "--json"), shop("plan", "crm_to_batch", "--date", day, "--json")
+    figures = json.loads(planned.stdout)
+    assert (dry.returncode, planned.returncode) == (0, 0)
+    assert {k: v for k, v in json.loads(dry.stdout).items() if k != "seconds"} == {
+        k: v for k, v in figures.items() if k != "seconds"
+    }
+    assert (figures["calls"], figures["rows"], figures["quota"]["used_after"] - figures["quota"]["used_before"]) == (2, 30, 30)  # fmt: skip
+    text = _run(shop, day, "--dry-run", "--limit", "5")
+    assert (text.returncode, "rows      5 (deferred: 25)" in text.stdout) == (0, True)
+    assert len(shop.calls()) == before
+    assert not list((shop.work / "crm_to_batch" / day).rglob("run_report.json"))
+    assert shop("report", "crm_to_batch", "--date", day).returncode == 2
+    assert "Nothing was sent" in text.stdout
+
+
+def test_a_limit_delivers_the_first_changed_profiles(shop):
+    """The rest is deferred, and goes out with the next run."""
+    day = "2026-03-06"
+    shop.customers(day, 30)
+    limited = json.loads(_run(shop, day, "--limit", "12", "--json").stdout)
+    assert (limited["exit_code"], limited["rows"]["accepted"], limited["rows"]["deferred"]) == (1, 12, 18)
+    assert limited["reasons"] == [{"code": "limit", "count": 18}]
+    rest = json.loads(_run(shop, day, "--json").stdout)
+    assert (rest["exit_code"], rest["rows"]["accepted"], rest["rows"]["unchanged"]) == (0, 18, 12)
+
+
+def test_another_destination_for_one_run(shop):
+    """It is a run of its own, and `report` finds it by its destination."""
+    day = "2026-03-07"
+    shop.customers(day, 4)
+    done = _run(shop, day, "--destination", "batch_mass_update", "--json")
+    assert (done.returncode, json.loads(done.stdout)["destination"]) == (0, "batch_mass_update")
+    assert shop("report", "crm_to_batch", "--date", day).returncode == 2
+    found = shop("report", "crm_to_batch", "--date", day, "--destination", "batch_mass_update", "--json")
+    assert (found.returncode, found.stdout) == (0, done.stdout)
+
+
+def test_the_contract_cannot_be_switched_off(shop):
+    """pandera's own switches are for other people's programs."""
+    day = "2026-03-08"
+    shop.land(day, "C-1,c1@example.org,,Lyon,2026-03-08T08:00:00Z", *BAD)
+    done = _run(shop, day, "--json", PANDERA_VALIDATION_ENABLED="False", PANDERA_VALIDATION_DEPTH="SCHEMA_ONLY")
+    rows = json.loads(done.stdout)["rows"]
+    assert (rows["accepted"], rows["quarantined"], rows["unparsable"]) == (1, 1, 1)
+
+
+def test_a_refused_key_ends_with_3(shop):
+    """Nothing is lost: the same command with the right key delivers."""
+    day = "2026-03-09"
+    shop.customers(day, 3)
+    connection = json.loads(shop.environment()["AIRFLOW_CONN_BATCH_DEFAULT"])
+    wrong = json.dumps(connection | {"password": "another-key"})
+    refused = _run(shop, day, "--json", AIRFLOW_CONN_BATCH_DEFAULT=wrong)
+    assert (refused.returncode, json.loads(refused.stdout)["rows"]["not_sent"]) == (3, 3)
+    assert "another-key" not in refused.stdout + refused.stderr
+    assert _run(shop, day).returncode == 0
+
+
+def test_sigterm_stops_after_the_call_under_way(shop):
+    """What was sent is known, the rest is `not_sent`, exit 3; the next run completes, and nothing is sent twice."""
+    day = "2026-03-10"
+    shop.customers(day, 400)
+    shop.faults({"delay": 0.3})
+    sent_before = len(shop.calls())
+    process = shop.popen("run", "crm_to_batch", "--date", day, "--json")
+    deadline = time.monotonic() + 30
+    while len(shop.calls()) == sent_before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    shop.faults()
+    rows = json.loads(out)["rows"]
+    assert process.returncode == 3
+    assert rows["accepted"] > 0
+    assert rows["not_sent"] > 0
+    assert (rows["accepted"] + rows["not_sent"], rows["unknown"]) == (400, 0)
+    assert "Traceback" not in err
+    rest = json.loads(_run(shop, day, "--json").stdout)
+    assert (rest["exit_code"], rest["rows"]["accepted"], rest["rows"]["unchanged"]) == (0, rows["not_sent"], rows["accepted"])  # fmt: skip
+    assert sum(call["rows"] for call in shop.calls()[sent_before:]) == 400
+
+
+# --- words -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "crm_to_nowhere", "--date", "2026-03-01"), "crm_to_batch"),
+        (("report", "crm_to_nowhere", "--date", "2026-03-01"), "crm_to_batch"),
+        (("status", "crm_to_nowhere"), "crm_to_batch"),
+        (("run", "crm_to_batch", "--date", "2026-03-01", "--destination", "nowhere"), "batch_mass_update"),
+        (("run", "crm_to_batch", "--date", "2026-02-30"), "YYYY-MM-DD"),
+        (("plan", "crm_to_batch", "--date", "2026-3-1"), "YYYY-MM-DD"),
+        (("run", "crm_to_batch"), "--date"),
+        (("run", "crm_to_batch", "--date", "2026-03-01", "--limit", "-1"), "--limit"),
+        (("report", "crm_to_batch", "--date", "2020-01-01"), "2020-01-01"),
+        (("fly",), "fly"),
+    ],
+)
+def test_what_cannot_be_understood_ends_with_2(shop, arguments, says):
+    """With a sentence on stderr that says what there is, and nothing on stdout."""
+    done = shop(*arguments, COLUMNS="200")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"AIRFLOW_CONN_BATCH_DEFAULT": None}, "AIRFLOW_CONN_BATCH_DEFAULT"),
+        ({"AIRFLOW_CONN_BATCH_DEFAULT": "batch://key@host"}, "AIRFLOW_CONN_BATCH_DEFAULT"),
+        ({"PROFILE_ETL_WORK": "s3://bucket/work"}, "PROFILE_ETL_LEDGER"),
+    ],
+)
+def test_a_setting_to_mend_ends_with_2_and_its_name(shop, environment, says):
+    """Before anything is read or sent."""
+    done = _run(shop, "2026-03-01", **environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "key@host" not in done.stderr
+
+
+def test_status_shows_the_last_runs(shop):
+    """Day, exit code and quota; nothing of any customer."""
+    _run(shop, "2020-01-01")
+    done = shop("status", "crm_to_batch")
+    assert done.returncode == 0
+    assert re.search(r"2020-01-01\s+3\s+0\s+0\s+crm_to_batch/2020-01-01/batch/cli-", done.stdout)
+    assert "batch_update" in done.stdout
+
+
+def test_doctor_names_what_is_missing(shop, tmp_path):
+    """Exit 0 only when a run could start; a check that fails does not hide the others."""
+    shop.customers("2026-03-11", 1)
+    well = shop("doctor")
+    assert (well.returncode, well.stdout.count("ok  ")) == (0, 4)
+    assert "mode 700" in well.stdout
+    broken = shop(
+        "doctor", AIRFLOW_CONN_BATCH_DEFAULT=None, PROFILE_ETL_LANDING=str(tmp_path),
+        PROFILE_ETL_LEDGER="postgresql+psycopg://etl:s3cret@127.0.0.1:9/etl",
+    )  # fmt: skip
+    assert (broken.returncode, broken.stdout.count("FAIL")) == (2, 3)
+    assert "AIRFLOW_CONN_BATCH_DEFAULT" in broken.stdout
+    assert "s3cret" not in broken.stdout + broken.stderr
+
+
+def _on_a_terminal(shop, day, **changes):
+    """What a run shows on a terminal, and how it ends."""
+    ours, theirs = pty.openpty()
+    process = shop.popen(
+        "run", "crm_to_batch", "--date", day, environment=shop.environment(TERM="xterm", **changes),
+        stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while select.select([ours], [], [], 60)[0] and (piece := os.read(ours, 4096)):
+            shown += piece
+    except OSError:  # how Linux says that the other end has gone
+        pass
+    os.close(ours)
+    return shown.decode(), process.wait(timeout=60)
+
+
+def test_a_terminal_shows_progress_that_moves(shop):
+    """Steps by name, and the rows of the load."""
+    shop.customers("2026-03-12", 30)
+    shown, code = _on_a_terminal(shop, "2026-03-12", NO_COLOR=None)
+    assert code == 0
+    assert ANSI.search(shown)
+    assert "load" in shown
+    assert "30/30" in shown
+
+
+def test_no_color_is_respected(shop):
+    """Plain lines, on a terminal too."""
+    shop.customers("2026-03-13", 30)
+    shown, code = _on_a_terminal(shop, "2026-03-13", NO_COLOR="1")
+    assert code == 0
+    assert not ANSI.search(shown)
+    assert "load 30 of 30 rows" in shown
+
+
+def test_the_ledger_says_what_the_exit_code_said(shop):
+    """So that `status` and Airflow agree with whoever ran the command."""
+    day = "2026-03-14"
+    shop.customers(day, 1)
+    assert _run(shop, day).returncode == 0
+    ledger = Ledger(Settings.from_environment(shop.environment()).ledger)
+    [run] = ledger.runs(day=day)
+    ledger.close()
+    assert (run.exit_code, run.records_in, run.finished_at is None) == (0, 1, False)

@@ -1,0 +1,275 @@
+"""What tests of several rooms share: a clock in the test's hand, an emulator, an installation, a PostgreSQL server."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import requests
+
+from etl import pipeline
+from etl.emulator.batch import DEMO_API_KEY, DEMO_PROJECT
+from etl.emulator.server import start
+from etl.ledger import Ledger
+from etl.model import RunReport
+from etl.run import Options, RunContext
+from etl.settings import Connection, Settings
+from etl.syncs import SYNCS
+
+# Examples that touch files or databases take as long as the machine is busy.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+MONDAY = date(2026, 3, 2)
+Customers = Mapping[str, Mapping[str, str]]
+
+
+@dataclass
+class Clock:
+    """Seconds since the epoch; they pass only when somebody sleeps."""
+
+    now: float = 1_772_438_400.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Emulator:
+    """The emulator as a test sees it: its address, what arrived, and the faults to come."""
+
+    url: str
+    clock: Callable[[], float]
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def faults(self, *specs: dict[str, Any]) -> None:
+        """Adds faults as docs/emulator.md describes them."""
+        self.session.post(f"{self.url}/_control/faults", json=list(specs), timeout=10).raise_for_status()
+
+    def heal(self) -> None:
+        """Takes all faults away."""
+        self.session.delete(f"{self.url}/_control/faults", timeout=10).raise_for_status()
+
+    def meter(self, path: str = "/profiles/update") -> dict[str, Any]:
+        """The counters of one endpoint."""
+        return next(entry for entry in self._get("state")["endpoints"] if entry["endpoint"] == path)
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """Every call that was answered, in order."""
+        return self._get("requests")["requests"]
+
+    @property
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        """Every profile: its attributes and the number of its updates."""
+        return self._get("profiles")["profiles"]
+
+    def cities(self) -> dict[str, str]:
+        """The attribute that the tests change, by customer."""
+        return {key: profile["attributes"]["city"] for key, profile in self.profiles.items()}
+
+    def duplicates(self) -> int:
+        """Updates beyond the first of each profile."""
+        return sum(profile["updates"] - 1 for profile in self.profiles.values())
+
+    def _get(self, what: str) -> Any:
+        answer = self.session.get(f"{self.url}/_control/{what}", timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtualRun(RunContext):
+    """A run whose sleeps take no time."""
+
+    clock: Clock
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.settings.ledger, clock=self.clock)
+
+    def sleep(self, seconds: float) -> bool:
+        self.clock.now += seconds
+        return not self.stop.is_set()
+
+
+@dataclass(kw_only=True)
+class Installation:
+    """A landing folder, a work folder and an account, all of their own."""
+
+    root: Path
+    host: str
+    clock: Clock
+    destination: str = "batch_update"
+    extra: dict[str, Any] = field(default_factory=dict)
+    ledgers: list[Ledger] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        work = self.root / "work"
+        return Settings(landing=str(self.root / "landing"), work=str(work), ledger=f"sqlite:///{work}/ledger.db")
+
+    @property
+    def connection_parts(self) -> dict[str, Any]:
+        extra = {"project_key": DEMO_PROJECT, "headroom": 0, **self.extra}
+        return {"conn_type": "batch", "host": self.host, "password": DEMO_API_KEY, "extra": extra}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process of this installation has to find."""
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+            "PROFILE_ETL_LANDING": self.settings.landing,
+            "PROFILE_ETL_WORK": self.settings.work,
+            "AIRFLOW_CONN_BATCH_DEFAULT": json.dumps(self.connection_parts),
+        }
+
+    def land(self, customers: Customers | int, day: date = MONDAY, *, city: str = "Lyon") -> None:
+        """Writes the CRM export of a day: some customers of one city, or just these."""
+        if isinstance(customers, int):
+            customers = {f"C-{number:05d}": {} for number in range(customers)}
+        folder = self.root / "landing" / "crm" / str(day)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("customer_id", "email", "phone", "city", "updated_at")
+        with (folder / "customers.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            for key, values in customers.items():
+                email = f"{key.lower()}@example.org"
+                known = {"customer_id": key, "email": email, "city": city, "updated_at": f"{day}T08:00:00Z"}
+                writer.writerow(known | values)
+
+    def context(self, day: date = MONDAY, *, run_id: str = "cli-1", **options: Any) -> VirtualRun:
+        """A run by its own name, whose sleeps take no time."""
+        ctx = VirtualRun(
+            sync=SYNCS["crm_to_batch"],
+            day=day,
+            destination=self.destination,
+            run_id=run_id,
+            settings=self.settings,
+            connection=Connection.from_parts("batch_default", self.connection_parts),
+            options=Options(**options),
+            clock=self.clock,
+        )
+        self.ledgers.append(ctx.ledger)
+        return ctx
+
+    def run(self, day: date = MONDAY, **options: Any) -> RunReport:
+        """A new run from beginning to end, in this process and in no time."""
+        return pipeline.run(self.context(day, run_id=pipeline.new_run_id("cli"), **options))
+
+    def start(self, day: date = MONDAY, *arguments: str) -> subprocess.Popen[str]:
+        """The command `profile-etl run` as a process of its own, in real time."""
+        command = (sys.executable, "-c", "from etl.cli import main; main()", "run", "crm_to_batch", "--date", str(day), "--json", *arguments)
+        return subprocess.Popen(
+            (*command, "--destination", self.destination),
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def emulator(clock: Clock) -> Iterator[Emulator]:
+    """An emulator that lives in the test's time."""
+    with start(clock=clock) as url:
+        yield from _emulator(url, clock)
+
+
+@pytest.fixture
+def real_time_emulator() -> Iterator[Emulator]:
+    """An emulator for processes that really sleep."""
+    with start() as url:
+        yield from _emulator(url, time.time)
+
+
+def _emulator(url: str, clock: Callable[[], float]) -> Iterator[Emulator]:
+    emulator = Emulator(url, clock)
+    yield emulator
+    emulator.session.close()
+
+
+@pytest.fixture
+def install(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Installation]]:
+    """Makes installations whose account is at an address."""
+    made: list[Installation] = []
+
+    def make(host: str, **fields: Any) -> Installation:
+        made.append(Installation(root=tmp_path, host=host, clock=clock, **fields))
+        return made[-1]
+
+    yield make
+    for installation in made:
+        for ledger in installation.ledgers:
+            ledger.close()
+
+
+@pytest.fixture
+def installation(install: Callable[..., Installation], emulator: Emulator) -> Installation:
+    """An installation whose account is at the emulator."""
+    return install(emulator.url)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a private PostgreSQL server on loopback, which ends with the tests."""
+    initdb, server = shutil.which("initdb"), shutil.which("postgres")
+    if initdb is None or server is None:
+        pytest.skip("PostgreSQL's initdb and postgres are not on this machine")
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("PostgreSQL does not run as root, and there is no setpriv to run it as somebody else")
+    somebody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+    folder = Path(tmp_path_factory.mktemp("postgres").resolve())
+    if somebody:
+        for parent in (folder, folder.parent, folder.parent.parent):
+            parent.chmod(0o755)
+        os.chown(folder, 65534, 65534)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = folder / "data"
+    subprocess.run(
+        (*somebody, initdb, "-D", str(data), "-U", "etl", "-A", "trust", "-E", "UTF8", "--no-sync"),
+        check=True, capture_output=True, cwd=folder,
+    )  # fmt: skip
+    process = subprocess.Popen(
+        (*somebody, server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-F"),
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        url = f"postgresql+psycopg://etl@127.0.0.1:{port}"
+        _wait_for(port)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)  # a fast shutdown, which does not wait for clients
+        process.wait()
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

@@ -1,0 +1,137 @@
+"""Only what an account does not know yet is sent, and an older export never overrules a newer one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from etl.delta import STATE, State, decide, fingerprint, updated
+
+DAY = date(2026, 3, 2)
+KEYS = [f"C-{number}" for number in range(6)]
+
+days = st.integers(0, 5).map(lambda number: DAY + timedelta(days=number))
+keys = st.sampled_from(KEYS)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the model remembers of one profile."""
+
+    fingerprint: int | None
+    as_of: date
+    outcome: str
+    code: str | None = None
+
+
+known = st.one_of(
+    st.builds(Known, st.integers(0, 3), days, st.just("accepted")),
+    st.builds(Known, st.integers(0, 3), days, st.just("rejected"), st.sampled_from(["http_400", "http_422"])),
+    st.builds(Known, st.none(), days, st.just("unknown")),
+)
+
+
+def frame(model: dict[str, Known]) -> pl.DataFrame:
+    rows = [
+        {"key": key, "fingerprint": k.fingerprint, "as_of": k.as_of, "outcome": k.outcome, "code": k.code}
+        for key, k in model.items()
+    ]
+    return pl.DataFrame(rows, schema=STATE)
+
+
+def records(wanted: dict[str, int]) -> pl.DataFrame:
+    schema = {"key": pl.String, "fingerprint": pl.UInt64}
+    return pl.DataFrame({"key": list(wanted), "fingerprint": list(wanted.values())}, schema=schema)
+
+
+def judged(model: Known | None, print_: int, day: date, *, full: bool) -> tuple[str | None, str | None]:
+    """The rule in plain words."""
+    if model is None:
+        return None, None
+    if model.fingerprint == print_ and not full:
+        return ("rejected", model.code) if model.outcome == "rejected" else ("unchanged", None)
+    return ("superseded", None) if model.as_of > day else (None, None)
+
+
+@given(st.dictionaries(keys, known), st.dictionaries(keys, st.integers(0, 3)), days, st.booleans())
+def test_decide_agrees_with_the_rule(model, wanted, day, full):
+    """Unchanged, rejected before, spoken of by a later day, or to be sent: the same as row by row."""
+    decided = decide(records(wanted), State.load([frame(model)]), day, full=full)
+    expected = [judged(model.get(key), print_, day, full=full) for key, print_ in wanted.items()]
+    assert decided.rows() == expected
+
+
+@given(st.lists(st.dictionaries(keys, known), max_size=5), st.lists(st.sampled_from([*KEYS, "C-unknown"])))
+def test_a_key_is_found_in_whichever_part_it_stands(parts, asked):
+    """Looking up keys, known or not, repeated or not, gives what a dictionary would."""
+    model: dict[str, Known] = {}
+    kept = []
+    for part in parts:
+        kept.append({key: value for key, value in part.items() if key not in model})
+        model |= kept[-1]
+    found = State.load(frame(part) for part in kept).find(pl.Series(asked, dtype=pl.String))
+    expected = [
+        (k.fingerprint, k.as_of, k.outcome, k.code) if (k := model.get(key)) else (None,) * 4 for key in asked
+    ]
+    assert found.select("fingerprint", "as_of", "outcome", "code").rows() == expected
+
+
+class StateMachine(RuleBasedStateMachine):
+    """States follow each other as a dictionary would, for whatever news comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[pl.DataFrame] = []
+        self.model: dict[str, Known] = {}
+
+    @rule(news=st.dictionaries(keys, known))
+    def learn(self, news: dict[str, Known]) -> None:
+        self.parts = list(updated(self.parts, frame(news)))
+        for key, new in news.items():
+            old = self.model.get(key)
+            self.model[key] = replace(new, as_of=max(new.as_of, old.as_of)) if old else new
+
+    @invariant()
+    def every_profile_stands_once(self) -> None:
+        state = pl.concat([frame({}), *self.parts])
+        assert {row[0]: Known(*row[1:]) for row in state.rows()} == self.model
+        assert state.height == len(self.model)
+
+
+TestStateMachine = StateMachine.TestCase
+TestStateMachine.settings = settings(max_examples=20, stateful_step_count=8)
+
+
+def test_a_profile_that_changes_back_is_sent_again():
+    """A, then B, then A: what counts is what was accepted last, not what was ever accepted."""
+    model = {"C-1": Known(1, DAY, "accepted")}
+    parts = list(updated([frame(model)], frame({"C-1": Known(2, DAY + timedelta(days=1), "accepted")})))
+    decided = decide(records({"C-1": 1}), State.load(parts), DAY + timedelta(days=2), full=False)
+    assert decided["bucket"].to_list() == [None]
+
+
+def test_an_unknown_outcome_forgets_what_was_accepted():
+    """Nobody knows which of two records the account holds, so that either of them is sent again."""
+    parts = list(updated([frame({"C-1": Known(1, DAY, "accepted")})], frame({"C-1": Known(None, DAY, "unknown")})))
+    for print_ in (1, 2):
+        decided = decide(records({"C-1": print_}), State.load(parts), DAY, full=False)
+        assert decided["bucket"].to_list() == [None]
+
+
+@given(st.lists(st.text(min_size=1, max_size=10), unique=True, min_size=2))
+def test_different_records_have_different_fingerprints(column):
+    """A fingerprint stands for a record's text, and for nothing else."""
+    prints = pl.DataFrame({"record": column}).select(fingerprint("record")).to_series()
+    assert prints.n_unique() == len(column)
+
+
+@pytest.mark.parametrize(("text", "expected"), [('{"a":1}', 2504162130902189472), ("é👍", 3704269135901656270)])
+def test_a_fingerprint_is_the_same_on_every_machine(text, expected):
+    """State files outlive versions and machines: these numbers may never change without a new fingerprint version."""
+    assert pl.DataFrame({"record": [text]}).select(fingerprint("record")).item() == expected

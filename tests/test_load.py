@@ -1,0 +1,602 @@
+"""Every row ends where the report says: whatever the vendor answers, and whenever a process dies."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import socket
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl import pipeline
+from etl.client import Client
+from etl.emulator.server import start
+from etl.errors import DeliveryError, NotSent, OutcomeUnknown, Redirected, Refused, Rejected, Throttled
+from etl.load import CALLS_UNDER_WAY, STOPPED_BY_US, Budget, judge
+from etl.model import AttemptOutcome, BatchState
+from etl.pacing import LONGEST_WAIT_S
+
+MONDAY = date(2026, 3, 2)
+TUESDAY, WEDNESDAY = MONDAY + timedelta(days=1), MONDAY + timedelta(days=2)
+TEN_A_CALL = {"limits": {"batch_update": {"rows_per_call": 10}}}
+
+
+def ends(report) -> dict[str, int]:
+    """The buckets that hold rows, of a report that balances."""
+    assert report.balanced
+    assert report.rows["records_in"] == sum(report.rows.values()) - report.rows["records_in"]
+    return {bucket: count for bucket, count in report.rows.items() if count and bucket != "records_in"}
+
+
+def reasons(report) -> dict[str, int]:
+    return {reason["code"]: reason["count"] for reason in report.reasons}
+
+
+@pytest.fixture
+def small_calls(install, emulator):
+    """An installation whose calls hold ten rows, so that a hundred customers make ten calls."""
+    return install(emulator.url, extra=TEN_A_CALL)
+
+
+@pytest.fixture
+def one_at_a_time(install, emulator):
+    """An installation that sends to the mass endpoint: one call after the other."""
+    return install(
+        emulator.url, destination="batch_mass_update", extra={"limits": {"batch_mass_update": {"rows_per_call": 10}}}
+    )
+
+
+# --- the ordinary day -------------------------------------------------------------------------------------------------
+
+
+def test_every_profile_arrives_once(small_calls, emulator):
+    """A day without trouble: one call a batch, one update a profile, nothing to look at."""
+    small_calls.land(95)
+    report = small_calls.run()
+    assert ends(report) == {"accepted": 95}
+    assert report.exit_code == 0
+    assert (emulator.meter()["calls"], len(emulator.profiles), emulator.duplicates()) == (10, 95, 0)
+
+
+def test_a_finished_day_is_not_sent_again(small_calls, emulator):
+    """The second run finds every profile as the account knows it, and makes no call."""
+    small_calls.land(95)
+    small_calls.run()
+    before = len(emulator.requests)
+    again = small_calls.run()
+    assert ends(again) == {"unchanged": 95}
+    assert again.exit_code == 0
+    assert len(emulator.requests) == before
+
+
+def test_a_finished_run_that_is_run_again_sends_nothing(small_calls, emulator):
+    """A cleared task finds its batches settled, and its report stays as it was."""
+    small_calls.land(95)
+    first = pipeline.run(small_calls.context())
+    before = len(emulator.requests)
+    again = pipeline.run(small_calls.context())
+    assert ends(again) == ends(first)
+    assert len(emulator.requests) == before
+
+
+def test_only_changed_profiles_are_sent(small_calls, emulator):
+    """A new day sends what is new or different."""
+    small_calls.land(30)
+    small_calls.run()
+    small_calls.land({"C-00001": {"city": "Paris"}, "C-00002": {}, "C-new": {}}, TUESDAY)
+    assert ends(small_calls.run(TUESDAY)) == {"accepted": 2, "unchanged": 1}
+    assert emulator.cities()["C-00001"] == "Paris"
+
+
+# --- what the vendor answers ------------------------------------------------------------------------------------------
+
+
+def test_calls_that_failed_are_sent_again(small_calls, emulator):
+    """A 503 leaves the outcome unknown; the same bytes go again, a little later."""
+    emulator.faults({"status": 503, "every": 4})
+    small_calls.land(95)
+    report = small_calls.run()
+    assert ends(report) == {"accepted": 95}
+    assert (len(emulator.profiles), emulator.duplicates()) == (95, 0)
+    assert report.duplicates_possible == 10 * emulator.meter()["statuses"]["503"]
+    sent = [request["sha256"] for request in emulator.requests]
+    assert len(set(sent)) == 10
+
+
+def test_what_arrived_twice_was_counted_as_possible(small_calls, emulator):
+    """A batch that was applied although its answer got lost is the only kind that arrives twice."""
+    emulator.faults({"drop": "reset", "apply": True, "every": 4})
+    small_calls.land(95)
+    report = small_calls.run()
+    assert ends(report) == {"accepted": 95}
+    assert 0 < emulator.duplicates() <= report.duplicates_possible
+
+
+@pytest.mark.parametrize("asked", [20, None])
+def test_a_429_uses_up_no_retry(small_calls, emulator, asked):
+    """However often the vendor asks for a pause, it gets one, and everything is delivered in the end."""
+    refusal = {"status": 429, "every": 1, "times": 15} | ({} if asked is None else {"retry_after": asked})
+    emulator.faults(refusal)
+    small_calls.land(95)
+    report = small_calls.run()
+    assert ends(report) == {"accepted": 95}
+    assert report.duplicates_possible == 0
+    assert emulator.meter()["statuses"] == {"429": 15, "202": 10}
+
+
+def test_nobody_sends_before_the_vendors_pause_is_over(one_at_a_time, emulator):
+    """After a 429 the next arrival is as late as the vendor asked."""
+    emulator.faults({"status": 429, "retry_after": 45, "times": 1})
+    one_at_a_time.land(95)
+    assert ends(one_at_a_time.run()) == {"accepted": 95}
+    first, second, *_ = (request["at"] for request in emulator.requests)
+    assert second - first >= 45
+
+
+def test_a_pause_too_long_to_sleep_through_ends_the_run(one_at_a_time, emulator):
+    """The run says how long to stay away; the next one is told so without a call, and the one after delivers."""
+    emulator.faults({"status": 429, "retry_after": LONGEST_WAIT_S + 100, "times": 1})
+    one_at_a_time.land(95)
+    ctx = one_at_a_time.context()
+    report = pipeline.run(ctx)
+    assert ends(report) == {"not_sent": 95}
+    assert report.exit_code == 3
+    assert ctx.result("load") == {"stopped": "http_429", "wait": LONGEST_WAIT_S + 100}
+    assert ends(one_at_a_time.run()) == {"not_sent": 95}
+    assert len(emulator.requests) == 1
+    one_at_a_time.clock.now += LONGEST_WAIT_S + 100
+    assert ends(one_at_a_time.run()) == {"accepted": 95}
+
+
+def test_a_vendor_that_never_lets_a_call_pass_ends_the_run(one_at_a_time, emulator):
+    """No run waits for ever: after a score of refusals of one batch the rest is left for later."""
+    emulator.faults({"status": 429, "retry_after": 1})
+    one_at_a_time.land(10)
+    report = one_at_a_time.run()
+    assert ends(report) == {"not_sent": 10}
+    assert len(emulator.requests) == 20
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_of_us_stops_at_once(small_calls, emulator, status):
+    """What was under way comes to its end, no new call is started, and every row is not sent."""
+    emulator.faults({"status": status})
+    small_calls.land(200)
+    report = small_calls.run()
+    assert ends(report) == {"not_sent": 200}
+    assert report.exit_code == 3
+    assert reasons(report).keys() == {f"http_{status}"}
+    assert len(emulator.requests) <= CALLS_UNDER_WAY
+
+
+def test_a_refusal_while_a_call_waits_for_its_turn_stops_that_call(install, emulator):
+    """A call that sleeps for its place in the rate does not leave once the account is refused."""
+    limits = {"rows_per_call": 10, "per_second": 10, "burst": 11}
+    slow = install(emulator.url, extra={"limits": {"batch_update": limits}})
+    emulator.faults({"status": 401})
+    slow.land(50)
+    ctx = slow.context()
+    pipeline.begin(ctx)
+    pipeline.prepare(ctx)
+    sleep = type(ctx).sleep
+
+    def patient(self, seconds: float) -> bool:
+        time.sleep(0.2)  # the answer comes during this sleep
+        return sleep(self, seconds)
+
+    object.__setattr__(ctx, "sleep", patient.__get__(ctx))
+    pipeline.do(ctx, "load")
+    assert len(emulator.requests) == 1
+
+
+def test_a_redirect_is_not_followed(one_at_a_time, emulator, clock):
+    """Rows that met a redirect are unknown, the run stops, and the other host sees nothing."""
+    with start(clock=clock) as elsewhere:
+        emulator.faults({"redirect": f"{elsewhere}/2.11/profiles/mass-update"})
+        one_at_a_time.land(95)
+        report = one_at_a_time.run()
+        assert type(emulator)(elsewhere, clock).requests == []
+    assert ends(report) == {"unknown": 10, "not_sent": 85}
+    assert report.exit_code == 3
+    assert len(emulator.requests) == 1
+
+
+def test_nothing_is_debited_for_what_never_left(install):
+    """A connection that is refused proves that nothing was sent: no quota is used, no duplicate possible."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        limits = {"rows_per_call": 10, "quota": 1000}
+        offline = install(f"http://127.0.0.1:{closed.getsockname()[1]}", extra={"limits": {"batch_update": limits}})
+        offline.land(200)
+        ctx = offline.context()
+        report = pipeline.run(ctx)
+    assert ends(report) == {"not_sent": 200}
+    assert reasons(report).keys() == {"connect_failed"}
+    assert (report.quota["used"], report.duplicates_possible) == (0, 0)
+    assert len(ctx.ledger.attempts(ctx.name)) <= 10 + CALLS_UNDER_WAY
+
+
+def test_an_outage_costs_few_calls_and_loses_nothing(small_calls, emulator):
+    """When everything fails, the run stops within its retry budget; the next run delivers."""
+    emulator.faults({"status": 503})
+    small_calls.land(400)
+    report = small_calls.run()
+    assert ends(report).keys() == {"unknown", "not_sent"}
+    assert report.exit_code == 3
+    assert len(emulator.requests) <= 10 + CALLS_UNDER_WAY
+    emulator.heal()
+    assert ends(small_calls.run()) == {"accepted": 400}
+    assert len(emulator.profiles) == 400
+
+
+@pytest.mark.parametrize(
+    ("guilty", "customers"), [({7}, 100), ({0, 99}, 100), ({1, 2, 50}, 100), ({0}, 1), (set(range(5)), 5)]
+)
+def test_guilty_rows_are_found_by_halving(installation, emulator, guilty, customers):
+    """A call refused for some of its rows is halved until these stand alone; all others are delivered."""
+    emulator.faults({"refuse_call_with": [f"C-{number:05d}" for number in guilty]})
+    installation.land(customers)
+    report = installation.run()
+    delivered = {"accepted": customers - len(guilty)} if customers > len(guilty) else {}
+    assert ends(report) == delivered | {"rejected": len(guilty)}
+    assert report.exit_code == 1
+    assert reasons(report) == {"http_400": len(guilty)}
+    assert len(emulator.requests) <= 2 * len(guilty) * math.ceil(math.log2(customers)) + 1
+    assert {f"C-{number:05d}" for number in range(customers)} - set(emulator.profiles) == {
+        f"C-{number:05d}" for number in guilty
+    }
+
+
+def test_rejected_rows_stay_rejected(installation, emulator):
+    """What the vendor refused is not tried again until it changes, and every report says so."""
+    emulator.faults({"refuse_call_with": "C-00003"})
+    installation.land(10)
+    installation.run()
+    before = len(emulator.requests)
+    again = installation.run()
+    assert ends(again) == {"unchanged": 9, "rejected": 1}
+    assert (again.exit_code, reasons(again)) == (1, {"http_400": 1})
+    assert len(emulator.requests) == before
+    emulator.heal()
+    installation.land(10, TUESDAY, city="Paris")
+    assert ends(installation.run(TUESDAY)) == {"accepted": 10}
+
+
+def test_refused_fields_are_named_and_their_rows_accepted(installation, emulator):
+    """A partial error drops a field, not its row."""
+    emulator.faults({"refuse_attribute": ["C-00003/city", "C-00007/city", "C-00007/$email_address"]})
+    installation.land(10)
+    report = installation.run()
+    assert ends(report) == {"accepted": 10}
+    assert report.exit_code == 1
+    assert reasons(report) == {"field_refused_city": 2, "field_refused_$email_address": 1}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"body": ""},
+        {"status": 200, "html": "on"},
+        {"truncate": 5},
+        {"truncate": 5, "framing": "close"},
+        {"drop": "close"},
+        {"status": 202, "body": '{"code":"WHATEVER"}'},
+    ],
+)
+def test_an_answer_that_proves_nothing_is_unknown(installation, emulator, fault):
+    """A 2xx without the vendor's whole acknowledgement is never taken for one; three tries, then the rows wait."""
+    emulator.faults(fault | {"apply": True})
+    installation.land(20)
+    report = installation.run()
+    assert ends(report) == {"unknown": 20}
+    assert report.exit_code == 3
+    assert report.duplicates_possible == 60
+    assert len(emulator.requests) == 3
+    emulator.heal()
+    assert ends(installation.run()) == {"accepted": 20}
+    assert emulator.duplicates() <= report.duplicates_possible
+
+
+@pytest.mark.parametrize("then", [{"status": 401}, {"status": 429, "retry_after": 9999}])
+def test_rows_that_may_have_arrived_are_never_called_not_sent(installation, emulator, then):
+    """An answer that nothing was taken speaks of its own call, not of the one before."""
+    emulator.faults({"drop": "close", "apply": True, "times": 1}, then | {"times": 1})
+    installation.land(10)
+    assert ends(installation.run()) == {"unknown": 10}
+
+
+def test_a_vendor_that_asks_for_patience_after_a_failure_gets_it(installation, emulator):
+    """Retry-After holds for a 503 too."""
+    emulator.faults({"status": 503, "retry_after": 300, "times": 1})
+    installation.land(10)
+    assert ends(installation.run()) == {"accepted": 10}
+    first, second = (request["at"] for request in emulator.requests)
+    assert second - first >= 300
+
+
+def test_the_strict_window_counts_from_the_answer_of_a_failed_call_too(one_at_a_time, emulator, monkeypatch):
+    """Nobody knows when the vendor counted a call that took five seconds to fail."""
+    clock, post, calls = one_at_a_time.clock, Client.post, []
+
+    def slowly(self, *args, **kwargs):
+        left = clock.now
+        clock.now += 5
+        calls.append((left, clock.now))
+        return post(self, *args, **kwargs)
+
+    monkeypatch.setattr(Client, "post", slowly)
+    one_at_a_time.extra["limits"]["batch_mass_update"]["per_second"] = 10
+    emulator.faults({"status": 503, "every": 2})
+    one_at_a_time.land(50)
+    one_at_a_time.run()
+    assert len(calls) > 5
+    assert all(after[0] - before[1] >= 1 for before, after in zip(calls, calls[1:], strict=False))
+
+
+# --- stops ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_to_stop_notes_what_was_under_way(small_calls, emulator):
+    """Calls under way come to their end and are recorded; the rest is not sent, and the next run sends it."""
+    small_calls.land(400)
+    ctx = small_calls.context()
+    pipeline.begin(ctx)
+    pipeline.prepare(ctx)
+    object.__setattr__(ctx, "progress", lambda _step, done, _planned: ctx.stop.set() if done else None)
+    assert pipeline.do(ctx, "load")["stopped"] == STOPPED_BY_US
+    batches = ctx.ledger.batches(ctx.name)
+    accepted = sum(batch.rows for batch in batches if batch.state is BatchState.ACCEPTED)
+    assert {batch.state for batch in batches} == {BatchState.ACCEPTED, BatchState.PLANNED}
+    assert len(emulator.profiles) == accepted
+    report = pipeline.run(small_calls.context())
+    assert ends(report) == {"accepted": 400}
+    assert emulator.duplicates() == 0
+
+
+def test_a_run_that_lost_its_lease_sends_nothing_more(small_calls, emulator):
+    """Whoever finds another holder in its place stops in good order."""
+    small_calls.land(400)
+    ctx = small_calls.context()
+    pipeline.begin(ctx)
+    pipeline.prepare(ctx)
+    account, ledger = ctx.connection.account, ctx.ledger
+
+    def take_over(step: str, done: int, _planned: int) -> None:
+        if step == "load" and done:
+            until = ledger.now() + 60
+            ledger.take_lease(account, holder="x:1:y", until=until, is_dead={ledger.holder(account): True})
+
+    object.__setattr__(ctx, "progress", take_over)
+    assert pipeline.do(ctx, "load")["stopped"] == "lease_lost"
+    assert len(emulator.requests) <= 2 * CALLS_UNDER_WAY
+
+
+def test_outcomes_that_come_at_once_are_all_counted(install, emulator):
+    """The calls under way share one budget, and none of their outcomes is lost on the way."""
+    many = install(emulator.url, extra={"limits": {"batch_update": {"rows_per_call": 1}}})
+    emulator.faults({"status": 503, "every": 30})
+    many.land(120)
+    ctx = many.context()
+    shown: list[int] = []
+    object.__setattr__(ctx, "progress", lambda step, done, _: shown.append(done) if step == "load" and done else None)
+    assert ends(pipeline.run(ctx)) == {"accepted": 120}
+    assert shown == list(range(1, 121))
+
+
+# --- other runs of the account ----------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_account_moved_on_is_planned_anew(small_calls, emulator):
+    """What another run delivered meanwhile is not sent again; what it left is."""
+    small_calls.land(50)
+    slow = small_calls.context()
+    pipeline.begin(slow)
+    pipeline.prepare(slow)
+    small_calls.run(limit=20)
+    before = len(emulator.requests)
+    assert ends(pipeline.run(slow)) == {"unchanged": 20, "accepted": 30}
+    assert len(emulator.requests) - before == 3
+    assert emulator.duplicates() == 0
+
+
+def test_an_older_day_never_overwrites_a_newer_one(small_calls, emulator):
+    """A profile that a later export has spoken of is superseded; one that only the older export knows is sent."""
+    small_calls.land({f"C-{number}": {"city": "Paris"} for number in range(30)}, TUESDAY)
+    small_calls.land({f"C-{number}": {"city": "Lyon"} for number in range(40)}, MONDAY)
+    small_calls.run(TUESDAY)
+    assert ends(small_calls.run(MONDAY)) == {"superseded": 30, "accepted": 10}
+    assert list(emulator.cities().values()) == ["Paris"] * 30 + ["Lyon"] * 10
+
+
+def test_an_older_day_of_unknown_outcome_never_overwrites_a_newer_one(small_calls, emulator):
+    """A run that died in doubt is not simply repeated: its profiles have newer values by now."""
+    small_calls.land(30, MONDAY, city="Lyon")
+    small_calls.land(30, TUESDAY, city="Paris")
+    emulator.faults({"drop": "close", "apply": True})
+    died = small_calls.context(MONDAY)
+    pipeline.begin(died)
+    pipeline.prepare(died)
+    pipeline.do(died, "load")
+    emulator.heal()
+    assert ends(small_calls.run(TUESDAY)) == {"accepted": 30}
+    before = len(emulator.requests)
+    assert ends(pipeline.run(small_calls.context(MONDAY))) == {"superseded": 30}
+    assert len(emulator.requests) == before
+    assert set(emulator.cities().values()) == {"Paris"}
+
+
+def test_a_profile_that_changes_back_after_an_unknown_outcome_is_sent(small_calls, emulator):
+    """Lyon, then perhaps Paris, then Lyon: the account may hold Paris, so that Lyon is sent again."""
+    small_calls.land(10, MONDAY, city="Lyon")
+    small_calls.run(MONDAY)
+    emulator.faults({"drop": "close", "apply": True})
+    small_calls.land(10, TUESDAY, city="Paris")
+    assert ends(small_calls.run(TUESDAY)) == {"unknown": 10}
+    emulator.heal()
+    small_calls.land(10, WEDNESDAY, city="Lyon")
+    assert ends(small_calls.run(WEDNESDAY)) == {"accepted": 10}
+    assert set(emulator.cities().values()) == {"Lyon"}
+
+
+def test_what_another_run_sent_while_this_one_ended_is_not_forgotten(small_calls, emulator):
+    """A run that found a profile unchanged vouches for it only if the account still knows it so."""
+    small_calls.land(10, MONDAY, city="Lyon")
+    small_calls.run(MONDAY)
+    small_calls.land(10, TUESDAY, city="Lyon")
+    slow = small_calls.context(TUESDAY)
+    pipeline.begin(slow)
+    pipeline.prepare(slow)
+    pipeline.do(slow, "load")
+    small_calls.land(10, MONDAY, city="Nice")
+    assert ends(small_calls.run(MONDAY)) == {"accepted": 10}
+    pipeline.do(slow, "reconcile")
+    small_calls.land(10, WEDNESDAY, city="Lyon")
+    small_calls.run(WEDNESDAY)
+    assert set(emulator.cities().values()) == {"Lyon"}
+
+
+# --- processes that die -----------------------------------------------------------------------------------------------
+
+def finished(process) -> dict:
+    """The report of a process that came to its end."""
+    out, error = process.communicate(timeout=60)
+    assert process.returncode in {0, 1, 3}, error
+    return json.loads(out)
+
+
+def killed_when(process, moment: Callable[[], bool]) -> None:
+    """Kills a process at a moment, as the kernel does when memory runs out."""
+    while process.poll() is None and not moment():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_run_that_is_killed_again_and_again_loses_nothing(install, real_time_emulator):
+    """At whatever moment its process dies, the next one goes on; every row is delivered and accounted for."""
+    emulator = real_time_emulator
+    installation = install(emulator.url, extra=TEN_A_CALL)
+    installation.land(400)
+    deadline = time.monotonic() + 1.5
+    killed_when(installation.start(), lambda: time.monotonic() > deadline)
+    for calls in (1, 12, 30):
+        killed_when(installation.start(), lambda calls=calls: emulator.meter()["calls"] >= calls)
+    report = finished(installation.start())
+    assert {name: count for name, count in report["rows"].items() if count} == {"records_in": 400, "accepted": 400}
+    assert report["balanced"]
+    assert set(emulator.cities()) == {f"C-{number:05d}" for number in range(400)}
+    assert emulator.duplicates() <= report["duplicates_possible"] <= 3 * CALLS_UNDER_WAY * 10
+
+
+def test_a_call_whose_sender_died_before_the_answer_is_sent_again_and_counted(install, real_time_emulator):
+    """Between the vendor's acceptance and our record of it nobody knows: the rows arrive twice, and the report says so."""
+    emulator = real_time_emulator
+    installation = install(emulator.url)
+    installation.land(50)
+    emulator.faults({"delay": 30, "apply": True, "times": 1})
+    killed_when(installation.start(), lambda: emulator.meter()["rows_applied"] == 50)
+    emulator.heal()
+    report = finished(installation.start())
+    assert report["rows"]["accepted"] == 50
+    assert report["duplicates_possible"] == emulator.duplicates() == 50
+
+
+def test_a_stop_signal_lets_the_calls_under_way_come_to_their_end(install, real_time_emulator):
+    """SIGTERM ends a run with a report: what was sent is accepted, the rest not sent, nothing unknown."""
+    emulator = real_time_emulator
+    slow = install(emulator.url, extra={"limits": {"batch_update": {"rows_per_call": 10, "per_second": 20, "burst": 30}}})
+    slow.land(1_000)
+    process = slow.start()
+    while process.poll() is None and emulator.meter()["calls"] < 4:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    report = finished(process)
+    assert process.returncode == 3
+    assert report["rows"]["accepted"] == len(emulator.profiles) >= 40
+    assert report["rows"]["not_sent"] == 1_000 - len(emulator.profiles)
+
+
+# --- the policy -------------------------------------------------------------------------------------------------------
+
+
+def _error(kind: type[DeliveryError], **fields) -> DeliveryError:
+    return kind("", code="x", **fields)
+
+
+def _judge(error: DeliveryError, **overrides):
+    return judge(error, **{"rows": 10, "tries": 1, "may_retry": True, "jitter": 0.5} | overrides)
+
+
+@given(st.integers(1, 50), st.floats(0, 1, exclude_max=True))
+def test_a_retry_is_never_later_than_a_minute(tries, jitter):
+    """Backoff grows and is spread, and has an end."""
+    verdict = _judge(_error(NotSent), tries=tries, jitter=jitter)
+    assert verdict.state is BatchState.PLANNED
+    assert 0 <= verdict.retry_in <= min(60, 2**tries)
+
+
+def test_an_unknown_outcome_is_tried_three_times():
+    """Then the batch waits for another run, while others go on."""
+    verdicts = [_judge(_error(OutcomeUnknown), tries=tries) for tries in (1, 2, 3)]
+    assert [verdict.retry_in is not None for verdict in verdicts] == [True, True, False]
+    assert {verdict.state for verdict in verdicts} == {BatchState.UNKNOWN}
+    assert not any(verdict.stops for verdict in verdicts)
+
+
+@pytest.mark.parametrize("kind", [NotSent, OutcomeUnknown])
+def test_without_budget_a_failure_stops_the_run(kind):
+    """The vendor is out of reach for the other batches too."""
+    verdict = _judge(_error(kind), may_retry=False)
+    assert verdict.stops
+    assert verdict.retry_in is None
+
+
+@pytest.mark.parametrize(("kind", "outcome"), [(Refused, AttemptOutcome.REFUSED), (Redirected, AttemptOutcome.UNKNOWN)])
+def test_what_the_next_call_would_meet_too_stops_the_run(kind, outcome):
+    """There is nothing to try again."""
+    verdict = _judge(_error(kind))
+    assert (verdict.outcome, verdict.stops, verdict.retry_in) == (outcome, True, None)
+
+
+def test_a_rejected_row_that_stands_alone_is_rejected():
+    """A whole call is halved instead."""
+    assert _judge(_error(Rejected), rows=2).splits
+    assert _judge(_error(Rejected), rows=1).state is BatchState.REJECTED
+
+
+def test_a_pause_is_not_slept_through_beyond_a_quarter_of_an_hour():
+    """Neither after a 429 nor after a failure."""
+    assert _judge(_error(Throttled, retry_after=LONGEST_WAIT_S + 1)).stops
+    assert _judge(_error(Throttled, retry_after=LONGEST_WAIT_S)).retry_in == 0
+    assert _judge(_error(OutcomeUnknown, retry_after=LONGEST_WAIT_S + 1)).retry_in is None
+
+
+def test_the_budget_is_a_tenth_of_the_calls_with_a_floor_and_successes_fill_it_slowly():
+    """At least ten retries, at most a tenth of the calls, and never more than the bucket holds."""
+
+    def retries(calls: int) -> int:
+        budget = Budget(calls)
+        while budget.allows:
+            budget.count(AttemptOutcome.UNKNOWN)
+        return budget.retries
+
+    assert (retries(5), retries(100), retries(200), retries(100_000)) == (10, 10, 20, 35)
+    budget = Budget(100_000, tokens=0)
+    for _ in range(14):
+        assert not budget.allows
+        budget.count(AttemptOutcome.ACCEPTED)
+    assert budget.allows
+
+
+def test_neither_a_429_nor_a_rejection_uses_the_budget_up():
+    """They are answers, not failures."""
+    budget = Budget(1)
+    for outcome in (AttemptOutcome.THROTTLED, AttemptOutcome.REJECTED, AttemptOutcome.REFUSED):
+        budget.count(outcome)
+    assert budget == Budget(1)
