@@ -60,7 +60,7 @@ def run(
     if dry_run:
         _plan(sync, day, destination, options, as_json=as_json)
         return
-    with _running(pipeline.resume_or_new(_context(sync, day, destination, options))) as ctx:
+    with pipeline.resume_or_new(_context(sync, day, destination, options)) as named, _running(named) as ctx:
         made = pipeline.run(ctx)
     if as_json:
         _print_json(made.as_dict())

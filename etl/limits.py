@@ -44,11 +44,6 @@ def limits_of(endpoint: str, overrides: Mapping[str, Any] | None = None) -> Limi
     return replace(limits, **overrides)
 
 
-def limit(endpoint: str, name: str) -> Any:
-    """One number of `limits.toml` that is not adjustable."""
-    return documented()[endpoint][name]["value"]
-
-
 def _check(endpoint: str, name: str, value: object) -> None:
     if name == "policy":
         if value not in POLICIES:

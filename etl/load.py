@@ -227,11 +227,10 @@ class _Sender:
                 batch, account=self._account, fence=self._fence, quota=self._quota,
                 quota_hours=self._destination.limits.quota_hours,
             )  # fmt: skip
-            under_way.add(pool.submit(self._deliver, batch, n, payload, reservation))
+            under_way.add(pool.submit(self._deliver, batch, n, payload, reservation, self._ledger.now()))
 
-    def _deliver(self, batch: Batch, n: int, payload: bytes, reservation: Reservation) -> list[_Again]:
-        """Sends one batch, and returns what of it is to be sent again."""
-        sent = self._ledger.now()
+    def _deliver(self, batch: Batch, n: int, payload: bytes, reservation: Reservation, sent: float) -> list[_Again]:
+        """Sends one batch, which leaves at the moment `sent`, and returns what of it is to be sent again."""
         try:
             receipt = self._destination.submit(payload)
         except Throttled as error:

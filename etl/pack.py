@@ -78,11 +78,12 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     settled = _settled_rows(ctx)
     with Client(timeout_s=ctx.connection.timeout_s) as client:
         wanted = sum(_wanted(part).height for _, part in _decided(ctx, state, settled, _JUDGED))
-        chosen = choose(ctx.destination, min(wanted, _limit(ctx)), ctx.connection, client)
+        limit = _limit(ctx, settled)
+        chosen = choose(ctx.destination, min(wanted, limit), ctx.connection, client)
     folder = plan_folder(ctx.name, plan)
     with ctx.work.staged(folder) as path:
         path.mkdir()
-        writer = _Stage(ctx=ctx, path=path, plan=plan, endpoint=chosen.endpoint, room=_room(ctx, chosen))
+        writer = _Stage(ctx=ctx, path=path, plan=plan, endpoint=chosen.endpoint, room=_room(ctx, chosen, limit))
         for number, part in _decided(ctx, state, settled):
             writer.add(number, part)
         writer.finish()
@@ -141,8 +142,9 @@ def _settled_rows(ctx: RunContext) -> pl.Series:
     return pl.concat([pl.Series("row", [], dtype=pl.UInt64), *rows])
 
 
-def _limit(ctx: RunContext) -> int:
-    return ctx.options.limit if ctx.options.limit is not None else sys.maxsize
+def _limit(ctx: RunContext, settled: pl.Series) -> int:
+    """How many rows this plan may send; what earlier plans of the run have sent counts."""
+    return max(0, ctx.options.limit - len(settled)) if ctx.options.limit is not None else sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,9 @@ class _Room:
     code: str
 
 
-def _room(ctx: RunContext, chosen: Chosen) -> _Room:
+def _room(ctx: RunContext, chosen: Chosen, limit: int) -> _Room:
     limits = chosen.endpoint.limits
-    asked = _Room(_limit(ctx), "limit")
+    asked = _Room(limit, "limit")
     if limits.quota is None:
         return asked
     share = int(limits.quota * (1 - ctx.connection.headroom))

@@ -17,7 +17,9 @@ nothing; so a run that died goes on where it stopped.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -90,14 +92,24 @@ def context(
     )
 
 
-def resume_or_new(ctx: RunContext) -> RunContext:
-    """The run of the command line that died last for this sync, day and destination, or a new one."""
-    runs = ctx.ledger.runs(sync=ctx.sync.name, day=str(ctx.day), destination=ctx.destination, limit=1)
-    newest = runs[0] if runs else None
-    is_open = newest is not None and newest.finished_at is None and newest.run_id.startswith(_COMMAND_LINE)
-    if newest is not None and is_open and newest.account == ctx.connection.account:
-        return _named(ctx, newest.run_id)
-    return _named(ctx, new_run_id(_COMMAND_LINE))
+@contextmanager
+def resume_or_new(ctx: RunContext) -> Iterator[RunContext]:
+    """The run of the command line that died last for this sync, day and destination, or a new one.
+
+    Its folder is held meanwhile, so that a second command for the same day makes a run of its own.
+    """
+    with ExitStack() as held:
+        runs = ctx.ledger.runs(sync=ctx.sync.name, day=str(ctx.day), destination=ctx.destination, limit=1)
+        for newest in runs:
+            dead = replace(ctx, run_id=newest.run_id)
+            is_open = newest.finished_at is None and newest.run_id.startswith(_COMMAND_LINE)
+            is_ours = is_open and newest.account == ctx.connection.account
+            if is_ours and held.enter_context(dead.place.hold("running")):
+                yield dead
+                return
+        fresh = replace(ctx, run_id=new_run_id(_COMMAND_LINE))
+        held.enter_context(fresh.place.hold("running"))
+        yield fresh
 
 
 def new_run_id(origin: str) -> str:
@@ -159,10 +171,3 @@ def newest_report(sync: Sync, day: date, destination: str | None = None) -> RunR
         if (made := report.read_report(Place(settings.work) / found.run)) is not None:
             return made
     raise ConfigError(f"no run of {sync.name} to {chosen} for {day} has a report yet")
-
-
-def _named(ctx: RunContext, run_id: str) -> RunContext:
-    return context(
-        ctx.sync, ctx.day, run_id=run_id, destination=ctx.destination, options=ctx.options, settings=ctx.settings,
-        connection=ctx.connection, stop=ctx.stop, progress=ctx.progress,
-    )  # fmt: skip

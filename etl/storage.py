@@ -8,6 +8,7 @@ file appears whole or not at all, a folder file by file: what tells that it is c
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
 import shutil
@@ -145,6 +146,21 @@ class Place:
             target.rename(temporary.with_name(f"{temporary.name}.replaced"))
         temporary.replace(target)
         _sync(target.parent)
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[bool]:
+        """Locks a local file; gives False when another process has it. A URL cannot be locked, and is always ours."""
+        if not self.is_local:
+            yield True
+            return
+        make_folder(self.path(name).parent)
+        with self.path(name).open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def fingerprint(self, name: str) -> str:
         """Changes whenever the content of a remote file does."""

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,6 +22,7 @@ from typing import Any
 import hypothesis
 import pytest
 import requests
+import sqlalchemy as sa
 
 from etl import pipeline
 from etl.emulator.batch import DEMO_API_KEY, DEMO_PROJECT
@@ -116,13 +118,15 @@ class Installation:
     host: str
     clock: Clock
     destination: str = "batch_update"
+    ledger: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     ledgers: list[Ledger] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
         work = self.root / "work"
-        return Settings(landing=str(self.root / "landing"), work=str(work), ledger=f"sqlite:///{work}/ledger.db")
+        ledger = self.ledger or f"sqlite:///{work}/ledger.db"
+        return Settings(landing=str(self.root / "landing"), work=str(work), ledger=ledger)
 
     @property
     def connection_parts(self) -> dict[str, Any]:
@@ -175,7 +179,17 @@ class Installation:
 
     def start(self, day: date = MONDAY, *arguments: str) -> subprocess.Popen[str]:
         """The command `profile-etl run` as a process of its own, in real time."""
-        command = (sys.executable, "-c", "from etl.cli import main; main()", "run", "crm_to_batch", "--date", str(day), "--json", *arguments)
+        command = (
+            sys.executable,
+            "-c",
+            "from etl.cli import main; main()",
+            "run",
+            "crm_to_batch",
+            "--date",
+            str(day),
+            "--json",
+            *arguments,
+        )
         return subprocess.Popen(
             (*command, "--destination", self.destination),
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -261,6 +275,17 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)  # a fast shutdown, which does not wait for clients
         process.wait()
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> str:
+    """The URL of a new database on that server."""
+    name = f"ledger_{uuid.uuid4().hex[:8]}"
+    engine = sa.create_engine(f"{postgres}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as db:
+        db.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{postgres}/{name}"
 
 
 def _wait_for(port: int) -> None:

@@ -76,9 +76,7 @@ def test_a_key_is_found_in_whichever_part_it_stands(parts, asked):
         kept.append({key: value for key, value in part.items() if key not in model})
         model |= kept[-1]
     found = State.load(frame(part) for part in kept).find(pl.Series(asked, dtype=pl.String))
-    expected = [
-        (k.fingerprint, k.as_of, k.outcome, k.code) if (k := model.get(key)) else (None,) * 4 for key in asked
-    ]
+    expected = [(k.fingerprint, k.as_of, k.outcome, k.code) if (k := model.get(key)) else (None,) * 4 for key in asked]
     assert found.select("fingerprint", "as_of", "outcome", "code").rows() == expected
 
 

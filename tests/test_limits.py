@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from etl.destinations import ENDPOINTS
 from etl.emulator import batch as emulated
 from etl.errors import ConfigError
-from etl.limits import ADJUSTABLE, documented, limit, limits_of
+from etl.limits import ADJUSTABLE, documented, limits_of
 
 ETL = Path(__file__).parents[1] / "etl"
 ENTRIES = [(endpoint, name) for endpoint, table in documented().items() for name in table]
@@ -109,8 +109,3 @@ def test_limits_are_taken_or_refused(overrides):
     assert isinstance(limits.rows_per_call, int)
     assert limits.rows_per_call > 0
     assert json.dumps([limits.per_second, limits.burst, limits.quota], allow_nan=False)
-
-
-def test_a_single_number_can_be_asked_for():
-    """For limits that no account can change."""
-    assert limit("batch_update", "key_length") == documented()["batch_update"]["key_length"]["value"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etl.destinations import json_text
 from etl.destinations.base import Envelope
 from etl.packing import Encoded, pack
 
@@ -42,7 +42,7 @@ def test_calls_are_cut_as_a_plain_loop_would(sizes, max_rows, max_bytes):
     """No row is lost, doubled or moved, no call exceeds a limit, and none could take the row after it."""
     starts = pack(ends(sizes), max_rows=max_rows, max_bytes=max_bytes)
     assert starts == greedily(sizes, max_rows, max_bytes)
-    for first, stop in zip(starts, starts[1:], strict=False):
+    for first, stop in pairwise(starts):
         assert 0 < stop - first <= max_rows
         assert sum(sizes[first:stop]) <= max_bytes
 
@@ -75,13 +75,13 @@ def test_the_bytes_of_a_column_are_the_texts_and_separators(column, separator):
 )
 def test_payloads_hold_every_record_once_and_keep_to_their_bytes(column, max_rows, max_bytes, envelope):
     """From texts to payloads and back: nothing changes, and the limit counts encoded bytes, brackets included."""
-    records = pl.select(text=pl.Series(column, dtype=pl.String)).select(json_text.text("text")).to_series()
+    records = pl.Series("record", [json.dumps(text, ensure_ascii=False) for text in column], dtype=pl.String)
     encoded = Encoded.of(records, envelope.separator)
     between = len(envelope.separator)
     room = max_bytes - envelope.size + between
     starts = pack(encoded.offsets, max_rows=max_rows, max_bytes=room)
     back: list[str] = []
-    for first, stop in zip(starts, starts[1:], strict=False):
+    for first, stop in pairwise(starts):
         joined = encoded.slice(first, stop)
         payload = envelope.wrap(joined[: len(joined) - between])
         assert len(payload) <= max_bytes

@@ -162,7 +162,7 @@ def run_context(sync: str, context: Context, log: Callable[..., object]) -> RunC
         run_id=run_id(dag_run.run_id),
         destination=params["destination"],
         options=Options(**{name: params[name] for name in ("full", "limit", "dry_run", "accept_volume")}),
-        connection=_connection(found.connection),
+        connection=connection(found.connection),
         progress=_progress(log),
     )
 
@@ -199,8 +199,8 @@ def _failed_before(context: Context) -> list[str]:
     return [task_id for task_id in dag.task_ids if states.get(task_id) == "failed" and task_id != ti.task_id]
 
 
-def _connection(conn_id: str) -> Connection:
-    """The connection as Airflow has it; Airflow masks its password in every log from here on."""
+def connection(conn_id: str) -> Connection:
+    """The connection as Airflow has it, which masks its password in every log from here on; raises ConfigError."""
     from etl.settings import Connection
 
     try:

@@ -42,8 +42,8 @@ def transform(ctx: RunContext) -> dict[str, Any]:
             theirs = None if incomplete else purchases.by_customer.slice(done, rows.height)
             profiles = build_profiles(rows, theirs)
             done += rows.height
-            # What is promised of one profile is promised of all: a sample shows a mistake in our own code.
-            contracts.require(contracts.Profiles, profiles.head(_SAMPLE_ROWS))
+            if number == 0:  # a sample shows a mistake in our own code, and data is no part of that promise
+                contracts.require(contracts.Profiles, profiles.head(_SAMPLE_ROWS))
             parts.write(folder / "profiles", number, profiles)
     return {
         "profiles": len(customers),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -21,6 +23,7 @@ from etl.settings import ROOT
 from etl.storage import Place
 
 DAY = date(2026, 11, 21)
+# The first import of airflow reads the environment, so it is set before any test.
 _HOME = Path(tempfile.mkdtemp(prefix="profile-etl-airflow-"))
 _OURS = environment(_HOME, landing=_HOME / "landing", emulator="http://127.0.0.1:9")
 os.environ.update({name: value for name, value in _OURS.items() if name.startswith("AIRFLOW_") and "CONN" not in name})
@@ -35,9 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def database() -> None:
+def database() -> Iterator[None]:
     """Airflow's database, with the pools."""
     make_database()
+    yield
+    shutil.rmtree(_HOME)
 
 
 @pytest.fixture
@@ -104,8 +109,6 @@ def airflow(
     dags: dict[str, Any], sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Airflow]]:
     """Makes an Airflow whose emulator has the given faults."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
 
         def make(*faults: dict[str, Any], landing: Path = sample) -> Airflow:

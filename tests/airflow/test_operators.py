@@ -74,3 +74,13 @@ def test_polls_grow_apart_up_to_a_limit_and_end_in_time(
         waited += pause
         pauses.append(pause)
     assert waited <= timeout
+
+
+@pytest.mark.airflow
+def test_a_missing_connection_is_an_error_of_configuration_that_names_its_variable() -> None:
+    """A retry cannot mend it, and the message is that of the command line."""
+    from etl.airflow.operators import connection
+    from etl.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="AIRFLOW_CONN_NO_SUCH"):
+        connection("no_such")

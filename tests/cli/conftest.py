@@ -1,12 +1,14 @@
-"""The installed command as a process of its own, on a small installation beside an emulator."""
+"""The installed command, on a small installation beside an emulator."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 
+from etl import cli
 from etl.emulator.batch import DEMO_API_KEY, DEMO_PROJECT
 from etl.emulator.server import start
 
@@ -54,16 +57,33 @@ class Shop:
         """An export of good rows."""
         self.land(day, *(f"{day}-{n},c{n}@example.org,,{city},{day}T08:00:00Z" for n in range(count)))
 
-    def popen(self, *arguments: str, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+    def popen(
+        self, *arguments: str, environment: dict[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
         """Starts the command."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
         return subprocess.Popen((*COMMAND, *arguments), env=environment or self.environment(), **options)
 
-    def __call__(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
-        """Runs the command to its end."""
+    def process(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        """Runs the command to its end, as a process of its own."""
         process = self.popen(*arguments, environment=self.environment(**changes))
         out, err = process.communicate(timeout=60)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def __call__(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        """Runs what the command runs, in this process, which saves the two seconds of its start."""
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name in os.environ.keys() - self.environment(**changes).keys():
+                patch.delenv(name)
+            for name, value in self.environment(**changes).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["profile-etl", *arguments])
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = end.code
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     def report(self, day: str) -> dict[str, Any]:
         """The newest report of a day, as it stands on disk."""

@@ -13,10 +13,13 @@ from datetime import date
 
 import pytest
 
-from etl import pipeline
+from etl import cli, pipeline
 from etl.ledger import Ledger
 from etl.settings import Connection, Settings
 from etl.syncs import SYNCS
+
+# A command leaves its database connections to the end of its process.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed database")
 
 ANSI = re.compile(r"\x1b\[")
 BAD = ("C-9,no address,,Lyon,2026-03-01T08:00:00Z", "C-8,cut")
@@ -33,7 +36,7 @@ def test_a_clean_day_ends_with_0_and_its_second_run_sends_nothing(shop):
     """The second run says that everything is as the vendor knows it; `--full` sends it all the same."""
     day = "2026-03-01"
     shop.customers(day, 45)
-    first = _run(shop, day)
+    first = shop.process("run", "crm_to_batch", "--date", day)
     assert first.returncode == 0
     assert "DONE (exit code 0)" in first.stdout
     assert "45  accepted" in first.stdout
@@ -50,7 +53,7 @@ def test_bad_rows_end_with_1_and_json_is_the_report(shop):
     """Stdout is the report and nothing else; so is `report --json` later; progress went to stderr in plain lines."""
     day = "2026-03-02"
     shop.land(day, "C-1,c1@example.org,,Lyon,2026-03-02T08:00:00Z", *BAD)
-    done = _run(shop, day, "--json")
+    done = shop.process("run", "crm_to_batch", "--date", day, "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout) == shop.report(day)
     assert json.loads(done.stdout)["exit_code"] == 1
@@ -142,8 +145,9 @@ def test_another_destination_for_one_run(shop):
 def test_the_contract_cannot_be_switched_off(shop):
     """pandera's own switches are for other people's programs."""
     day = "2026-03-08"
-    shop.land(day, "C-1,c1@example.org,,Lyon,2026-03-08T08:00:00Z", *BAD)
-    done = _run(shop, day, "--json", PANDERA_VALIDATION_ENABLED="False", PANDERA_VALIDATION_DEPTH="SCHEMA_ONLY")
+    shop.land(day, "C-7,c7@example.org,,Lyon,2026-03-08T08:00:00Z", *BAD)
+    switches = {"PANDERA_VALIDATION_ENABLED": "False", "PANDERA_VALIDATION_DEPTH": "SCHEMA_ONLY"}
+    done = shop.process("run", "crm_to_batch", "--date", day, "--json", **switches)
     rows = json.loads(done.stdout)["rows"]
     assert (rows["accepted"], rows["quarantined"], rows["unparsable"]) == (1, 1, 1)
 
@@ -182,6 +186,22 @@ def test_sigterm_stops_after_the_call_under_way(shop):
     rest = json.loads(_run(shop, day, "--json").stdout)
     assert (rest["exit_code"], rest["rows"]["accepted"], rest["rows"]["unchanged"]) == (0, rows["not_sent"], rows["accepted"])  # fmt: skip
     assert sum(call["rows"] for call in shop.calls()[sent_before:]) == 400
+
+
+def test_a_second_ctrl_c_does_not_wait(shop):
+    """The first one lets the calls under way end; after the second nothing is finished, and that is exit 3."""
+    environment = shop.environment()
+    ctx = pipeline.context(
+        SYNCS["crm_to_batch"], date(2026, 3, 1), run_id="cli-x", settings=Settings.from_environment(environment),
+        connection=Connection.from_environment("batch_default", environment),
+    )  # fmt: skip
+    before = signal.getsignal(signal.SIGINT)
+    with cli._running(ctx):
+        signal.raise_signal(signal.SIGINT)
+        assert ctx.stop.is_set()
+        with pytest.raises(SystemExit) as end:
+            signal.raise_signal(signal.SIGINT)
+    assert (end.value.code, signal.getsignal(signal.SIGINT)) == (3, before)
 
 
 # --- words -------------------------------------------------------------------------------------------------------------

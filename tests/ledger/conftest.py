@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from etl.ledger import Ledger, Run
 from etl.model import Batch
@@ -18,16 +16,6 @@ ACCOUNT = "batch-0001"
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/ledger.db"
-
-
-@pytest.fixture
-def postgres_url(postgres: str) -> str:
-    name = f"ledger_{uuid.uuid4().hex[:8]}"
-    engine = sa.create_engine(f"{postgres}/postgres", isolation_level="AUTOCOMMIT")
-    with engine.connect() as db:
-        db.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return f"{postgres}/{name}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

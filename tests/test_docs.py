@@ -1,0 +1,78 @@
+"""What the documents say can be done, is done here."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from etl.cli import app
+from etl.emulator.batch import DEMO_API_KEY, DEMO_PROJECT
+from etl.emulator.server import start
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+def _commands(text: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = (line.split("#")[0].strip() for block in blocks for line in block.splitlines())
+    return [line for line in lines if line]
+
+
+def test_the_readme_commands_work_in_their_order(tmp_path):
+    """Each `profile-etl` command of the README, on the committed sample, against the emulator."""
+    with start() as url:
+        connection = {
+            "conn_type": "batch", "host": url, "password": DEMO_API_KEY, "extra": {"project_key": DEMO_PROJECT},
+        }  # fmt: skip
+        environment = os.environ | {
+            "PROFILE_ETL_WORK": str(tmp_path),
+            "AIRFLOW_CONN_BATCH_DEFAULT": json.dumps(connection),
+        }
+        commands = [shlex.split(line)[1:] for line in _commands(README) if line.startswith(".venv/bin/profile-etl")]
+        codes = {}
+        for command in commands:
+            done = subprocess.run(
+                [sys.executable, "-c", "from etl.cli import main; main()", *command],
+                env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+            codes[command[0]] = done.returncode
+    # The sample has planted defects, which is exit code 1.
+    assert codes == {"doctor": 0, "plan": 0, "run": 1, "report": 1, "status": 0}
+
+
+def test_every_make_target_that_is_named_exists():
+    """`make X` in a document is a target of the Makefile."""
+    named = {target for path in DOCUMENTS for target in re.findall(r"`?make ([a-z]+)", path.read_text())} - {"it"}
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test", "airflow"} <= named
+    assert named & {"demo", "test", "airflow", "bench", "soak", "lock", "clean"} <= targets
+
+
+def test_every_command_and_option_that_is_named_exists():
+    """`profile-etl X --option` in a document is a command with that option."""
+    commands = get_command(app).commands
+    for path in DOCUMENTS:
+        for name, rest in re.findall(r"profile-etl ([a-z]+)\b([^`\n|]*)", path.read_text()):
+            if name in commands:
+                known = {option for parameter in commands[name].params for option in parameter.opts}
+                assert set(re.findall(r"(?<!\S)--[a-z-]+", rest.split("#")[0])) <= known | {"--help"}, (path.name, name)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path):
+    """Links between files of the project are kept whole."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_readme_names_every_exit_code():
+    """What a shell script can rely on is told to people."""
+    assert re.findall(r"^\| (\d) \|", README, re.MULTILINE) == ["0", "1", "2", "3", "4"]

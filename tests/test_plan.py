@@ -1,0 +1,200 @@
+"""A plan says what the run will do, and stops a run that should not start."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import pytest
+
+from etl import pipeline
+from etl.plan import as_text
+
+MONDAY = date(2026, 3, 2)
+UPDATE = {"rows_per_call": 50, "per_second": 30, "burst": 120}
+MASS = {"rows_per_call": 100, "per_second": 100}
+
+
+def ends(report) -> dict[str, int]:
+    """The buckets that hold rows, of a report that balances."""
+    assert report.balanced
+    return {bucket: count for bucket, count in report.rows.items() if count and bucket != "records_in"}
+
+
+def planned(installation, day: date = MONDAY, **options) -> dict:
+    """The plan of a run that sends nothing."""
+    return pipeline.prepare(installation.context(day, run_id=pipeline.new_run_id("plan"), dry_run=True, **options))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "limits", "headroom"),
+    [
+        ("batch_update", UPDATE, 0),
+        ("batch_update", UPDATE | {"calls_per_minute": 20}, 0.1),
+        ("batch_mass_update", MASS, 0.1),
+        ("batch_mass_update", MASS | {"policy": "bucket", "burst": 100}, 0),
+    ],
+)
+def test_a_run_does_what_its_plan_said(install, emulator, endpoint, limits, headroom):
+    """Calls and bytes are exact, and the time is right to 2 %; also for a second plan, when part of the rate is used."""
+    paced = install(emulator.url, destination=endpoint, extra={"limits": {endpoint: limits}, "headroom": headroom})
+    path = "/profiles/update" if endpoint == "batch_update" else "/profiles/mass-update"
+    for day, city in ((MONDAY, "Lyon"), (MONDAY + timedelta(days=1), "Paris")):
+        paced.land(950, day, city=city)
+        plan = planned(paced, day)
+        before, started = emulator.meter(path), paced.clock.now
+        report = paced.run(day)
+        after = emulator.meter(path)
+        assert ends(report) == {"accepted": 950}
+        assert after["calls"] - before["calls"] == plan["calls"]
+        bodies = [request["bytes"] for request in emulator.requests[before["calls"] :]]
+        assert sum(bodies) == plan["bytes"]
+        assert after["last_arrival"] - started == pytest.approx(plan["seconds"], rel=0.02)
+        assert plan["seconds"] > 5
+
+
+def test_a_plan_sends_nothing_and_leaves_no_run(installation, emulator):
+    """Planning is free: no call, no quota, no report, no run for others to find."""
+    installation.land(30)
+    plan = planned(installation)
+    assert (plan["calls"], plan["rows"], plan["deferred"]) == (1, 30, 0)
+    assert "30" in as_text(plan)
+    assert emulator.requests == []
+    assert installation.context().ledger.runs() == []
+
+
+@pytest.mark.parametrize(("customers", "endpoint"), [(20, "batch_update"), (21, "batch_mass_update")])
+def test_the_endpoint_follows_the_volume(install, emulator, customers, endpoint):
+    """What fits into one full call of the large endpoint goes to the small one; the plan says why."""
+    limits = {"batch_mass_update": {"rows_per_call": 20}}
+    free = install(emulator.url, destination="batch", extra={"limits": limits})
+    free.land(customers)
+    plan = planned(free)
+    assert plan["endpoint"] == endpoint
+    assert "20" in plan["why"]
+
+
+def test_only_what_changed_counts_for_the_choice(install, emulator):
+    """A large export of which little changed goes to the small endpoint."""
+    free = install(emulator.url, destination="batch", extra={"limits": {"batch_mass_update": {"rows_per_call": 20}}})
+    free.land(30)
+    free.run()
+    free.land({f"C-{number:05d}": {"city": "Paris" if number < 5 else "Lyon"} for number in range(30)})
+    plan = planned(free)
+    assert (plan["endpoint"], plan["rows"]) == ("batch_update", 5)
+
+
+# --- quota and limit --------------------------------------------------------------------------------------------------
+
+
+def test_rows_beyond_the_quota_are_deferred_by_name(install, emulator):
+    """What fits is delivered, the rest is deferred, and goes out when the window has moved on."""
+    limits = {"rows_per_call": 10, "quota": 100}
+    scarce = install(emulator.url, extra={"limits": {"batch_update": limits}, "headroom": 0.3})
+    scarce.land(95)
+    plan = planned(scarce)
+    assert plan["quota"] == {"limit": 100, "window_hours": 24, "used_before": 0, "used_after": 70}
+    report = scarce.run()
+    assert ends(report) == {"accepted": 70, "deferred": 25}
+    assert report.exit_code == 1
+    assert {"code": "quota", "count": 25} in report.reasons
+    assert report.quota == {"limit": 100, "window_hours": 24, "used": 70}
+    assert ends(scarce.run()) == {"unchanged": 70, "deferred": 25}
+    scarce.clock.now += 24.2 * 3600
+    assert ends(scarce.run()) == {"unchanged": 70, "accepted": 25}
+    assert emulator.duplicates() == 0
+
+
+def test_quota_that_failed_calls_used_up_is_never_exceeded(install, emulator):
+    """Calls without a known outcome count; what they leave no room for is not sent."""
+    limits = {"rows_per_call": 10, "quota": 100}
+    scarce = install(emulator.url, extra={"limits": {"batch_update": limits}})
+    emulator.faults({"status": 503, "times": 3})
+    scarce.land(100)
+    report = scarce.run()
+    assert ends(report).keys() <= {"accepted", "unknown", "not_sent"}
+    assert report.exit_code == 3
+    assert emulator.meter()["rows"] == report.quota["used"] == 100
+
+
+def test_a_limit_delivers_the_first_changed_profiles(installation, emulator):
+    """The rest is deferred by name, and the next run goes on with it."""
+    installation.land(50)
+    report = installation.run(limit=20)
+    assert ends(report) == {"accepted": 20, "deferred": 30}
+    assert report.exit_code == 1
+    assert {"code": "limit", "count": 30} in report.reasons
+    assert sorted(emulator.profiles) == [f"C-{number:05d}" for number in range(20)]
+    assert ends(installation.run(limit=20)) == {"unchanged": 20, "accepted": 20, "deferred": 10}
+    assert ends(installation.run()) == {"unchanged": 40, "accepted": 10}
+
+
+def test_a_limit_of_nothing_sends_nothing(installation, emulator):
+    """Zero is a number."""
+    installation.land(5)
+    assert ends(installation.run(limit=0)) == {"deferred": 5}
+    assert emulator.requests == []
+
+
+def test_a_limit_is_not_renewed_when_the_run_is_run_again(installation, emulator):
+    """A cleared task keeps to what the run was asked for."""
+    installation.land(50)
+    first = pipeline.run(installation.context(limit=20))
+    again = pipeline.run(installation.context(limit=20))
+    assert ends(again) == ends(first) == {"accepted": 20, "deferred": 30}
+    assert len(emulator.profiles) == 20
+
+
+# --- the volume gate --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def history(installation):
+    """Days that had a number of records each; gives the day after them."""
+
+    def make(records: int, days: int = 3) -> date:
+        installation.land(records, MONDAY)
+        for number in range(days):
+            day = MONDAY + timedelta(days=number)
+            installation.land(records, day)
+            installation.run(day)
+        return MONDAY + timedelta(days=days)
+
+    return make
+
+
+@pytest.mark.parametrize("records", [499, 3001])
+def test_an_unusual_volume_stops_the_run(installation, emulator, history, records):
+    """Less than half or more than three times the usual: nothing is sent until somebody says that it is right."""
+    day = history(1_000)
+    before = len(emulator.requests)
+    installation.land(records, day, city="Paris")
+    report = installation.run(day)
+    assert ends(report) == {"not_sent": records}
+    assert report.exit_code == 3
+    assert any("--accept-volume" in notice for notice in report.notices)
+    assert len(emulator.requests) == before
+    assert "REFUSED" in as_text(planned(installation, day))
+    assert ends(installation.run(day, accept_volume=True)) == {"accepted": records}
+
+
+def test_a_usual_volume_passes(installation, history):
+    """Half and three times the usual are still usual."""
+    day = history(1_000)
+    installation.land(500, day, city="Paris")
+    assert ends(installation.run(day)) == {"accepted": 500}
+
+
+@pytest.mark.parametrize(("records", "days"), [(999, 3), (1_000, 2)])
+def test_there_is_no_usual_volume_yet(installation, history, records, days):
+    """The gate needs three earlier days of at least a thousand records."""
+    day = history(records, days)
+    installation.land(10, day, city="Paris")
+    assert ends(installation.run(day)) == {"accepted": 10}
+
+
+def test_unchanged_profiles_need_no_gate(installation, history):
+    """Where nothing is to be sent, no volume is unusual."""
+    day = history(1_000)
+    installation.land(10, day)
+    report = installation.run(day)
+    assert (ends(report), report.exit_code) == ({"unchanged": 10}, 0)
