@@ -179,19 +179,9 @@ class Installation:
 
     def start(self, day: date = MONDAY, *arguments: str) -> subprocess.Popen[str]:
         """The command `profile-etl run` as a process of its own, in real time."""
-        command = (
-            sys.executable,
-            "-c",
-            "from etl.cli import main; main()",
-            "run",
-            "crm_to_batch",
-            "--date",
-            str(day),
-            "--json",
-            *arguments,
-        )
+        options = ("--date", str(day), "--destination", self.destination, "--json", *arguments)
         return subprocess.Popen(
-            (*command, "--destination", self.destination),
+            (sys.executable, "-c", "from etl.cli import main; main()", "run", "crm_to_batch", *options),
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -200,7 +200,9 @@ def test_a_refusal_while_a_call_waits_for_its_turn_stops_that_call(install, emul
     sleep = type(ctx).sleep
 
     def patient(self, seconds: float) -> bool:
-        time.sleep(0.2)  # the answer comes during this sleep
+        """The answer comes during this sleep."""
+        while any(attempt.outcome is AttemptOutcome.SENDING for attempt in self.ledger.attempts(self.name)):
+            time.sleep(0.01)
         return sleep(self, seconds)
 
     object.__setattr__(ctx, "sleep", patient.__get__(ctx))

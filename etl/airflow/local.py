@@ -120,7 +120,8 @@ def check_free(option: str, port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise StartError(f"port {port} is taken; end what listens there, or choose another by {option}") from None
+            remedy = f"end what listens there, or run .venv/bin/python -m etl.airflow.local {option} NUMBER"
+            raise StartError(f"port {port} is taken: {remedy}") from None
 
 
 def check_running(running: dict[str, subprocess.Popen[bytes]], logs: Path) -> None:

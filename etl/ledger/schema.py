@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+REVISION = "0001"  # the newest migration
 metadata = sa.MetaData()
 
 accounts = sa.Table(

@@ -17,11 +17,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from etl.errors import ConfigError, EtlError
+from etl.ledger.migrate import migrate
 from etl.ledger.schema import accounts, attempts, batches, quota_slices, row_codes, runs
 from etl.model import AttemptOutcome, Batch, BatchState, RowCode
 
 QUOTA_SLICE_S = 300
-_MIGRATION_LOCK = 7_270_011
 # Some attempt of a batch may have arrived, whatever became of the others.
 _IN_DOUBT = sa.exists().where(
     attempts.c.batch == batches.c.id, attempts.c.outcome.in_([AttemptOutcome.UNKNOWN, AttemptOutcome.CRASHED])
@@ -80,7 +80,8 @@ class Ledger:
         self.url = url
         self.engine = _engine(url)
         try:
-            self._migrate()
+            with self.transaction() as db:
+                migrate(db)
         except BaseException:
             self.close()
             raise
@@ -394,30 +395,6 @@ class Ledger:
             return time.time()
         with self.engine.connect() as db:
             return float(db.execute(sa.text("select extract(epoch from clock_timestamp())")).scalar_one())
-
-    def _migrate(self) -> None:
-        from alembic import command
-        from alembic.config import Config
-        from alembic.script import ScriptDirectory
-
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        config.set_main_option("path_separator", "os")
-        head = ScriptDirectory.from_config(config).get_current_head()
-        with self.transaction() as db:
-            if self.engine.dialect.name == "postgresql":
-                db.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            tables = set(sa.inspect(db).get_table_names())
-            found = db.execute(sa.text("select version_num from alembic_version")).scalar_one_or_none() \
-                if "alembic_version" in tables else None  # fmt: skip
-            if found == head:
-                return
-            if found is not None and found not in {
-                s.revision for s in ScriptDirectory.from_config(config).walk_revisions()
-            }:
-                raise ConfigError(f"the ledger is of a newer profile-etl (schema {found}); update this one")
-            config.attributes["connection"] = db
-            command.upgrade(config, "head")
 
 
 class QuotaSpentError(EtlError):

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -24,7 +24,9 @@ ASKED = {"date": str(DAY)}
 NEXT_NIGHT = datetime(2026, 11, 22, 2, tzinfo=UTC)
 SCHEDULED = {"logical_date": NEXT_NIGHT, "run_after": NEXT_NIGHT}
 STEPS = ("extract", "validate", "transform", "pack", "plan", "load", "wait", "reconcile", "report")
-REPLANS = pytest.mark.xfail(reason="load makes a plan anew for a run whose batches are all settled")
+REPLANS = pytest.mark.xfail(
+    reason="load makes a plan anew for a run that has nothing left to send, so a notice changes"
+)
 PERSONAL = re.compile(r"@example|\+\d{6}|demo-rest-key|\bC0\d{6}\b|\b000\d{5}\b")
 
 
@@ -70,7 +72,6 @@ def test_a_finished_dag_run_that_is_cleared_sends_nothing_and_reports_the_same(a
     assert _arrived(here.emulator) == sent > 0
 
 
-@REPLANS
 def test_a_limited_dag_run_that_is_cleared_stays_limited(airflow: Callable[..., Any]) -> None:
     """The limit is the run's, not the try's."""
     here = airflow()
@@ -195,7 +196,6 @@ def test_a_foreign_error_shows_its_place_and_not_its_text(
 
     here = airflow()
     monkeypatch.setitem(pipeline.STEPS, "wait", broken)
-    here.dags["crm_to_batch"].get_task("wait").retry_delay = timedelta(0)
     assert here.run(ASKED).tasks == _states()
     shown = "".join(capfd.readouterr())
     assert "internal error: ValueError at test_dag_runs.py" in shown

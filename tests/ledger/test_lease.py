@@ -60,7 +60,7 @@ def test_threads_that_want_the_account_get_it_in_turn(real_ledger, account):
     inside, most, fences = [], [], []
 
     def work() -> None:
-        with lease(real_ledger, account, patience_s=30, sleep=really, lease_s=0.3) as fence:
+        with lease(real_ledger, account, patience_s=60, sleep=lambda _: really(0.02)) as fence:
             inside.append(fence)
             most.append(len(inside))
             time.sleep(0.02)
@@ -79,8 +79,8 @@ def test_threads_that_want_the_account_get_it_in_turn(real_ledger, account):
 
 def test_a_lease_is_renewed_while_its_holder_works(real_ledger, account):
     """Work that takes longer than the lease keeps it."""
-    with lease(real_ledger, account, patience_s=0, sleep=never, lease_s=0.3) as fence:
-        time.sleep(0.7)
+    with lease(real_ledger, account, patience_s=0, sleep=never, lease_s=0.9) as fence:
+        time.sleep(1.5)
         taken = real_ledger.take_lease(account, holder="x:1:y", until=real_ledger.now() + 60, is_dead={})
         assert taken is None
         real_ledger.renew_lease(account, fence=fence, until=real_ledger.now() + 60)
@@ -96,8 +96,8 @@ def test_a_moments_trouble_with_the_database_does_not_end_the_renewing(real_ledg
         renew(*args, **kwargs)
 
     monkeypatch.setattr(real_ledger, "renew_lease", trouble)
-    with lease(real_ledger, account, patience_s=0, sleep=never, lease_s=0.6):
-        time.sleep(1)
+    with lease(real_ledger, account, patience_s=0, sleep=never, lease_s=1.2):
+        time.sleep(1.6)
         assert failures == []
         assert real_ledger.take_lease(account, holder="x:1:y", until=0, is_dead={}) is None
 

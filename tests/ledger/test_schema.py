@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from etl.errors import ConfigError
-from etl.ledger import Ledger
+from etl.ledger import Ledger, schema
 from etl.ledger.schema import metadata
 
 OPENER = "import sys; from etl.ledger import Ledger; ledger = Ledger(sys.argv[1]); ledger.runs(); ledger.close()"
@@ -24,6 +24,12 @@ def test_the_migrations_lead_to_the_schema(ledger):
     with ledger.engine.connect() as db:
         context = MigrationContext.configure(db, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+
+
+def test_the_schema_names_the_newest_migration():
+    """A migration that nobody names would never run."""
+    migrations = Path(schema.__file__).parent / "migrations" / "versions"
+    assert max(path.name[:4] for path in migrations.glob("[0-9]*.py")) == schema.REVISION
 
 
 def test_opening_again_changes_nothing(open_ledger, open_run):
