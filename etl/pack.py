@@ -37,7 +37,7 @@ _JUDGED = ["row", "key", "fingerprint", "reason"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A staged plan. `generation` is the account state's; `rows_per_call` what pacing leaves of the vendor's limit."""
+    """A staged plan; `generation` is that of the account's state when it was made."""
 
     plan: int
     generation: int

@@ -10,12 +10,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from etl.airflow.home import environment, make_database
 from etl.emulator.server import start
+from etl.errors import ConfigError
 from etl.settings import ROOT
 from etl.syncs import SYNCS
 
@@ -55,9 +56,15 @@ def run(name: str) -> bool:
 
     say(f"==> Dag {name} for {DAY}")
     dag: Any = DagBag(dag_folder=str(ROOT / "dags")).dags[name]
+    for task in dag.tasks:
+        task.retry_delay = timedelta(0)  # whoever watches should not wait for a failure
     with steps_shown():
         dag_run = dag.test(logical_date=None, run_conf={"date": DAY})
-    report = pipeline.newest_report(SYNCS[name], date.fromisoformat(DAY))
+    try:
+        report = pipeline.newest_report(SYNCS[name], date.fromisoformat(DAY))
+    except ConfigError as error:
+        say(f"  {error}")
+        return False
     say(f"\n{as_text(report)}\n")
     say(
         f"The files of this run are in {HOME / 'work' / report.sync / report.date / report.destination / report.run_id}"

@@ -19,8 +19,8 @@ _TEXTS = ("email", "phone", "first_name", "last_name", "birthday", "language", "
 def build_profiles(rows: pl.DataFrame, purchases: pl.DataFrame | None) -> pl.DataFrame:
     """Profiles as `contracts.profiles` describes them, in the order of the rows.
 
-    `purchases` are the rows of `Purchases.by_customer` of the same customers, in the same order; None when the day's POS
-    export has not landed: then no purchase attribute has a value.
+    `purchases` is what `Purchases.of` says of the same customers, in the same order; None when the day's POS export has
+    not landed: then no purchase attribute has a value.
     """
     if purchases is None:
         joined = rows.with_columns(pl.lit(None, dtype=dtype).alias(name) for name, dtype in _PURCHASES.items())

@@ -15,14 +15,26 @@ _ROWS, _MOMENTS, _CATEGORIES = 2**40, 2**66, 2**32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purchases:
-    """`by_customer`: orders_30d, spend_30d, last_purchase_at, last_store, favourite_category, one row for each customer
-    that was given and in their order; and the number of receipts in each bucket of the report."""
+    """The number of receipts in each bucket of the report, and what customers bought.
+
+    `by_customer`: `customer` (a place in the customers that were given, sorted; only of those with receipts),
+    orders_30d, spend_30d, last_purchase_at, last_store, favourite_category.
+    """
 
     by_customer: pl.DataFrame
     deduplicated: int
     anonymous: int
     orphaned: int
     used: int
+
+    def of(self, first: int, count: int) -> pl.DataFrame:
+        """The attributes of neighbouring customers, a row for each: who has no receipts has bought nothing."""
+        start, stop = (self.by_customer["customer"].search_sorted(place) for place in (first, first + count))
+        every = pl.int_range(first, first + count, dtype=pl.UInt32, eager=True).to_frame("customer")
+        theirs = every.join(
+            self.by_customer.slice(start, stop - start), on="customer", how="left", maintain_order="left"
+        )
+        return theirs.drop("customer").with_columns(pl.col("orders_30d", "spend_30d").fill_null(0))
 
 
 def summarise_purchases(receipts: pl.DataFrame, customers: pl.Series) -> Purchases:
@@ -42,7 +54,7 @@ def summarise_purchases(receipts: pl.DataFrame, customers: pl.Series) -> Purchas
     numbered = customers.to_frame("customer_id").with_row_index("customer")
     used = named.join(numbered, on="customer_id").drop("customer_id")
     return Purchases(
-        by_customer=_for_each(numbered, _attributes(used, receipts)),
+        by_customer=_attributes(used, receipts).sort("customer"),
         deduplicated=int(repeats.sum()),
         anonymous=distinct.height - named.height,
         orphaned=named.height - used.height,
@@ -76,12 +88,6 @@ def _attributes(used: pl.DataFrame, receipts: pl.DataFrame) -> pl.DataFrame:
     joined = totals.join(texts, on="customer", how="left").join(_favourites(purchases), on="customer", how="left")
     columns = ("customer", "orders_30d", "spend_30d", "last_purchase_at", "last_store", "favourite_category")
     return joined.select(columns).collect(engine="streaming")
-
-
-def _for_each(numbered: pl.DataFrame, attributes: pl.DataFrame) -> pl.DataFrame:
-    """A row for every customer: who has no receipts has bought nothing, and spent nothing."""
-    every = numbered.select("customer").join(attributes, on="customer", how="left", maintain_order="left")
-    return every.drop("customer").with_columns(pl.col("orders_30d", "spend_30d").fill_null(0))
 
 
 def _money(cents: pl.Expr) -> pl.Expr:

@@ -39,7 +39,7 @@ def transform(ctx: RunContext) -> dict[str, Any]:
         done = 0
         for number, part in enumerate(parts.frames(ctx.place, f"{validate.FOLDER}/crm/valid")):
             rows = part.filter(~pl.col("row").is_in(gone.implode()))
-            theirs = None if incomplete else purchases.by_customer.slice(done, rows.height)
+            theirs = None if incomplete else purchases.of(done, rows.height)
             profiles = build_profiles(rows, theirs)
             done += rows.height
             if number == 0:  # a sample shows a mistake in our own code, and data is no part of that promise

@@ -22,7 +22,11 @@ def _receipt(number: int, **overrides: str | None) -> dict[str, str | None]:
 
 
 def _customer(found, name: str = "A"):
-    return found.by_customer.to_dicts()[CUSTOMERS.to_list().index(name)]
+    return _rows(found)[CUSTOMERS.to_list().index(name)]
+
+
+def _rows(found):
+    return found.of(0, len(CUSTOMERS)).to_dicts()
 
 
 CUSTOMERS = pl.Series(["A", "B"])
@@ -31,7 +35,7 @@ CUSTOMERS = pl.Series(["A", "B"])
 def test_three_receipts_of_a_customer():
     """Orders, spend and the last purchase of one; a customer without receipts has bought nothing."""
     found = summarise_purchases(_receipts(_receipt(1), _receipt(3, total="2.5"), _receipt(2, store_id="S2")), CUSTOMERS)
-    assert found.by_customer.height == len(CUSTOMERS)
+    assert found.by_customer.height == 1
     assert (_customer(found, "B")["orders_30d"], _customer(found, "B")["spend_30d"]) == (0, 0.0)
     assert _customer(found) == {
         "orders_30d": 3,
@@ -96,7 +100,15 @@ def test_the_last_store_may_have_no_name():
 def test_no_receipts_at_all():
     """An empty window is an ordinary one."""
     found = summarise_purchases(_receipts(), CUSTOMERS)
-    assert (found.by_customer["orders_30d"].to_list(), found.used) == ([0, 0], 0)
+    assert ([row["orders_30d"] for row in _rows(found)], found.used) == ([0, 0], 0)
+
+
+def test_neighbours_can_be_asked_for_apart():
+    """Two halves say what the whole says, wherever it is cut."""
+    customers = pl.Series(["A", "B", "C", "D"])
+    found = summarise_purchases(_receipts(_receipt(1), _receipt(2, customer_id="D")), customers)
+    for cut in range(5):
+        assert pl.concat([found.of(0, cut), found.of(cut, 4 - cut)]).equals(found.of(0, 4))
 
 
 ROWS = st.lists(
@@ -164,4 +176,4 @@ def test_equal_to_the_rules_as_a_loop(rows):
         name: buckets[name] for name in ("deduplicated", "anonymous", "orphaned", "used")
     }
     nothing = _attributes([])
-    assert found.by_customer.to_dicts() == [customers.get(name, nothing) for name in CUSTOMERS]
+    assert _rows(found) == [customers.get(name, nothing) for name in CUSTOMERS]
