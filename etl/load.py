@@ -39,7 +39,6 @@ from etl.run import RunContext
 from etl.state import absorb, plan_folder, references
 
 CALLS_UNDER_WAY = 4
-LEASE_PATIENCE_S = 600.0
 STOPPED_BY_US = "stopped"
 _UNKNOWN_TRIES = 3
 _BUDGET, _RETRY_COST, _RETRY_FLOOR, _RETRY_SHARE = 500, 14, 10, 0.1
@@ -135,13 +134,16 @@ class Budget:
 def load(ctx: RunContext, *, calls_under_way: int = CALLS_UNDER_WAY) -> dict[str, Any]:
     """Sends what the plan holds, and what an earlier, dead process of this run left open.
 
-    Raises Busy when another run of the account holds the lease for long; nothing was sent then.
+    Raises Busy when another run of the account holds the lease for longer than the context's patience; nothing was
+    sent then.
     """
     account, ledger = ctx.connection.account, ctx.ledger
-    with lease(ledger, account, patience_s=LEASE_PATIENCE_S, sleep=ctx.sleep) as fence:
+    with lease(ledger, account, patience_s=ctx.patience_s, sleep=ctx.sleep) as fence:
         ledger.recover(account, fence)
         generation = absorb(ctx.work, ledger, account, fence=fence, besides=ctx.name)
-        if ctx.result("pack")["generation"] != generation:
+        own = ledger.batches(ctx.name)
+        is_through = bool(own) and all(batch.state.is_settled for batch in own)
+        if ctx.result("pack")["generation"] != generation and not is_through:
             replan(ctx)
         refused = ctx.result("plan")["refused"]
         staged = manifest(ctx, ctx.result("pack")["plan"])

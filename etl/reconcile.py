@@ -15,7 +15,6 @@ import polars as pl
 from etl import parts, validate
 from etl.delta import OUTCOME
 from etl.ledger import lease
-from etl.load import LEASE_PATIENCE_S
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket
 from etl.run import RunContext
 from etl.state import absorb, plan_folder, references
@@ -36,7 +35,7 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
     """Counts the rows of each bucket and the reasons; `balanced` says whether every row has exactly one end."""
     plan = ctx.result("pack")["plan"]
     account = ctx.connection.account
-    with lease(ctx.ledger, account, patience_s=LEASE_PATIENCE_S, sleep=ctx.sleep) as fence:
+    with lease(ctx.ledger, account, patience_s=ctx.patience_s, sleep=ctx.sleep) as fence:
         absorb(ctx.work, ctx.ledger, account, fence=fence, seen=_seen(ctx, plan))
     ends = pl.concat([pl.DataFrame(schema=_COLUMNS), *_dispositions(ctx, plan)]).sort("row")
     with ctx.place.staged(DISPOSITIONS) as path:

@@ -32,7 +32,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Everything that a step needs to know; the steps hand each other files in `place`, and nothing else."""
+    """Everything that a step needs to know; the steps hand each other files in `place`, and nothing else.
+
+    `patience_s` is how long load waits for another run of the account before it gives up as Busy.
+    """
 
     sync: Sync
     day: date
@@ -41,6 +44,7 @@ class RunContext:
     settings: Settings
     connection: Connection
     options: Options = field(default_factory=Options)
+    patience_s: float = 600.0
     stop: threading.Event = field(default_factory=threading.Event)
     progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None
 

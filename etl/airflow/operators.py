@@ -163,6 +163,7 @@ def run_context(sync: str, context: Context, log: Callable[..., object]) -> RunC
         destination=params["destination"],
         options=Options(**{name: params[name] for name in ("full", "limit", "dry_run", "accept_volume")}),
         connection=connection(found.connection),
+        patience_s=0,  # an operator that meets another run defers itself: nobody holds a worker only to wait
         progress=_progress(log),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from etl.storage import Place
 DAY = date(2026, 11, 21)
 # The first import of airflow reads the environment, so it is set before any test.
 _HOME = Path(tempfile.mkdtemp(prefix="profile-etl-airflow-"))
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 _OURS = environment(_HOME, landing=_HOME / "landing", emulator="http://127.0.0.1:9")
 os.environ.update({name: value for name, value in _OURS.items() if name.startswith("AIRFLOW_") and "CONN" not in name})
 # Airflow's in-process API server warns about its own test client.
@@ -39,11 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def database() -> Iterator[None]:
+def database() -> None:
     """Airflow's database, with the pools."""
     make_database()
-    yield
-    shutil.rmtree(_HOME)
 
 
 @pytest.fixture

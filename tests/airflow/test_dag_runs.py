@@ -24,9 +24,6 @@ ASKED = {"date": str(DAY)}
 NEXT_NIGHT = datetime(2026, 11, 22, 2, tzinfo=UTC)
 SCHEDULED = {"logical_date": NEXT_NIGHT, "run_after": NEXT_NIGHT}
 STEPS = ("extract", "validate", "transform", "pack", "plan", "load", "wait", "reconcile", "report")
-REPLANS = pytest.mark.xfail(
-    reason="load makes a plan anew for a run that has nothing left to send, so a notice changes"
-)
 PERSONAL = re.compile(r"@example|\+\d{6}|demo-rest-key|\bC0\d{6}\b|\b000\d{5}\b")
 
 
@@ -60,7 +57,6 @@ def test_a_dag_run_delivers_the_day_and_accounts_for_every_row(
     assert PERSONAL.search(shown) is None
 
 
-@REPLANS
 def test_a_finished_dag_run_that_is_cleared_sends_nothing_and_reports_the_same(airflow: Callable[..., Any]) -> None:
     """Clearing is always safe. (`dag.test` clears what it finds for the same dates.)"""
     here = airflow()

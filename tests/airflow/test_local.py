@@ -23,7 +23,7 @@ from etl.settings import ROOT
 
 pytestmark = pytest.mark.airflow
 
-READY_S, RUN_S, END_S = 150.0, 120.0, 40.0
+READY_S, RUN_S, END_S = 200.0, 180.0, 40.0
 
 
 @dataclass
