@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -145,6 +146,8 @@ def emulator(
         run_server(host, port, faults or [])
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except OSError:
+        raise ConfigError(f"port {port} is taken: end what listens there, or choose another with --port") from None
 
 
 @app.command()
@@ -160,6 +163,9 @@ def doctor() -> None:
 
 def main() -> None:
     """The command `profile-etl`: errors become a sentence on stderr and an exit code (spec section 7)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ConfigError as error:

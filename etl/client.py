@@ -58,7 +58,8 @@ _CA_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 # All that requests, urllib3 and http.client raise for a request or an answer that fails; requests' own are OSErrors.
 _FAILURES = (OSError, ValueError, http.client.HTTPException, HTTPError)
 
-_SENTENCES = {
+# Each code of a request without an answer, and what to look at.
+TROUBLES = {
     "dns_failed": "the name cannot be resolved: check the host of the connection and the network",
     "connect_failed": "no connection: check the host of the connection, the network and the firewall",
     "connect_timeout": "no connection in time: check the network and the firewall",
@@ -294,7 +295,7 @@ def _failed(exchange: _Exchange, address: Url, reason: str) -> DeliveryError:
     code = exchange.failure
     if time.monotonic() >= exchange.deadline:
         code = "timeout" if exchange.begun else "connect_timeout"
-    message = f"{address.netloc}: {_SENTENCES[code]}{f' ({reason})' if reason else ''}"
+    message = f"{address.netloc}: {TROUBLES[code]}{f' ({reason})' if reason else ''}"
     if exchange.begun:
         return OutcomeUnknown(f"{message}; the request may have been taken", code=code)
     return NotSent(f"{message}; nothing was sent", code=code)

@@ -57,7 +57,7 @@ def extract(ctx: RunContext) -> dict[str, Any]:
     """
     crm = list(_take(ctx, "crm", ctx.day))
     if not crm:
-        folder = f"crm/{ctx.day}"
+        folder = f"{ctx.landing.root}/crm/{ctx.day}"
         raise ExportError(
             f"no CRM export in {folder}: expected a csv, csv.gz, ndjson or parquet file", code="crm_missing"
         )
@@ -92,7 +92,7 @@ def _take(ctx: RunContext, export: str, day: date) -> Iterator[SourceFile]:
         path = f"{folder}/{name}"
         sha256, size = _copy(ctx.landing, path, ctx.work)
         promised = (manifest or {}).get(name, {})
-        if manifest is not None and promised.get("sha256") != sha256:
+        if manifest is not None and str(promised.get("sha256")).lower() != sha256:
             raise ExportError(
                 f"{path} does not match its {MANIFEST} (sha256): deliver it again", code="manifest_mismatch"
             )

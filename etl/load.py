@@ -235,12 +235,12 @@ class _Sender:
         """Sends one batch, which leaves at the moment `sent`, and returns what of it is to be sent again."""
         try:
             receipt = self._destination.submit(payload)
-        except Throttled as error:
-            return self._failed(batch, n, payload, error)
         except DeliveryError as error:
-            # The vendor may have counted the call all the same.
-            self._pacer.answered(reservation, sent=sent, answered_at=self._ledger.now())
-            return self._failed(batch, n, payload, error)
+            answered = self._ledger.now()
+            again = self._failed(batch, n, payload, error)  # first, as it may stop the others
+            if not isinstance(error, Throttled):  # the vendor may have counted the call all the same
+                self._pacer.answered(reservation, sent=sent, answered_at=answered)
+            return again
         answered = self._ledger.now()
         self._ledger.settle(
             batch, n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED,
@@ -337,5 +337,9 @@ _STOPS: dict[type[EtlError], str] = {Busy: "throttled", QuotaSpentError: "quota"
 
 
 def _of_this_call(receipt: Receipt, batch: Batch) -> list[RowCode]:
-    """The vendor's words about rows that the call has; one beyond its end cannot be about us."""
-    return [code for code in receipt.rows if code.index < batch.rows]
+    """The vendor's words about rows; words about a row that the call does not have still count as a refused field."""
+    last = batch.rows - 1
+    return [
+        code if code.index <= last else RowCode(index=last, code="field_refused_unplaced", rejected=False)
+        for code in receipt.rows
+    ]

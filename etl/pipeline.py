@@ -24,7 +24,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from etl import extract, load, pack, plan, reconcile, report, validate, wait
-from etl.destinations import DESTINATIONS
+from etl.client import Client
+from etl.destinations import DESTINATIONS, choose
 from etl.errors import ConfigError, ExportError
 from etl.ledger import Ledger, Run
 from etl.model import RunReport
@@ -80,7 +81,7 @@ def context(
     chosen = destination or sync.destination
     if chosen not in DESTINATIONS:
         raise ConfigError(f"no destination named {chosen!r}; known: {', '.join(DESTINATIONS)}")
-    return RunContext(
+    ctx = RunContext(
         sync=sync,
         day=day,
         destination=chosen,
@@ -90,6 +91,9 @@ def context(
         options=options or Options(),
         **more,
     )
+    with Client() as client:  # a connection that cannot work is found out before a file is read
+        choose(chosen, 0, ctx.connection, client)
+    return ctx
 
 
 @contextmanager

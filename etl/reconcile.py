@@ -78,11 +78,14 @@ def _batch_ends(ctx: RunContext) -> Iterator[pl.DataFrame]:
         if said.rejected:
             rejected[batch_id][said.index] = said.code
     last_code = {attempt.batch: attempt.code for attempt in ctx.ledger.attempts(ctx.name)}
+    stopped = ctx.result("load")["stopped"]  # why a batch that was never tried stayed behind
     batches = [b for b in ctx.ledger.batches(ctx.name) if b.state in _ENDS]
     for plan in sorted({b.plan for b in batches}):
         rows = references(ctx.work, ctx.name, plan).select("row").collect()
         for batch in (b for b in batches if b.plan == plan):
-            yield _batch_end(rows.slice(batch.first, batch.rows), batch, rejected[batch.id], last_code.get(batch.id))
+            yield _batch_end(
+                rows.slice(batch.first, batch.rows), batch, rejected[batch.id], last_code.get(batch.id) or stopped
+            )
 
 
 def _batch_end(rows: pl.DataFrame, batch: Batch, rejected: dict[int, str], last_code: str | None) -> pl.DataFrame:

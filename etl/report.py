@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from contracts import SENTENCES
+from etl.client import TROUBLES
 from etl.errors import ExportError
 from etl.extract import sources
 from etl.limits import limits_of
@@ -87,10 +88,12 @@ def as_text(report: RunReport) -> str:
     ]
     if report.pos.get("records_in"):
         lines += ["", *_table("POS receipts of 30 days", report.pos)]
+    if not report.rows["records_in"] and report.exit_code:
+        return "\n".join([*lines[:2], "", "Nothing was sent.", *report.notices, "", _NEXT[report.exit_code]])
     if report.reasons:
-        lines += ["", "Reasons"]
+        lines += ["", "Reasons (CRM records)"]
         for reason in report.reasons:
-            sentence = SENTENCES.get(reason["code"]) or _WORDS.get(reason["code"], "")
+            sentence = _WORDS.get(reason["code"], "")
             lines.append(f"  {reason['count']:>12,}  {reason['code']}  {sentence}".rstrip())
     if report.batches:
         sizes = sum(batch["bytes"] for batch in report.batches)
@@ -106,9 +109,14 @@ def as_text(report: RunReport) -> str:
     return "\n".join(lines)
 
 
-_WORDS = {
+_WORDS = SENTENCES | {
+    **{code: f"{sentence[0].upper()}{sentence[1:]}." for code, sentence in TROUBLES.items()},
+    "http_401": "The vendor did not accept the key or the project: check the connection.",
+    "http_403": "The vendor does not allow this call: check the rights of the connection's key.",
+    "http_404": "The vendor does not know this address: check the connection's host and API version.",
+    "http_503": "The vendor is in maintenance, or overloaded.",
     "limit": "Held back by --limit.",
-    "quota": "The account's quota is used up for now.",
+    "quota": "The quota, less the share left to other callers, is used up for now.",
     "volume_unusual": "The export has an unusual number of records; --accept-volume lets it pass.",
     "too_many_attributes": "More attributes than the vendor takes for one profile.",
     "record_too_large": "Larger than one call may be.",
@@ -116,10 +124,11 @@ _WORDS = {
     "crashed": "The process ended between sending and the answer.",
     "no_acknowledgement": "The vendor's answer was not its acknowledgement.",
 }
+_STOPS = {"stopped": "told to stop (Ctrl-C or SIGTERM)", "throttled": "the vendor asked for a long pause"}
 _NEXT = {
     0: "Every row is accounted for. Nothing to do.",
     1: "Every row is accounted for. Look at the rows named under Reasons.",
-    3: "Not finished, nothing lost. Run it again.",
+    3: "Not finished, nothing lost. Put right what is said above, then run it again.",
     4: "The account does not balance. Keep the run's folder and report it as a defect.",
 }
 
@@ -167,11 +176,12 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
         notices.append(f"ignored_files: not csv, csv.gz, ndjson or parquet: {', '.join(extracted['ignored'])}")
     notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]
     plan, load = ctx.result("plan"), ctx.result("load")
-    notices.append(f"endpoint: {plan['endpoint']}, because {plan['why']}")
+    if plan["calls"]:
+        notices.append(f"endpoint: {plan['endpoint']}, because {plan['why']}")
     if plan["refused_why"]:
         notices.append(f"{plan['refused']}: {plan['refused_why']}")
     elif load["stopped"]:
-        notices.append(f"stopped early: {load['stopped']}")
+        notices.append(f"stopped early: {_STOPS.get(load['stopped'], load['stopped'])}")
     return notices
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from etl.destinations import ENDPOINTS
+from etl.client import Client
+from etl.destinations import ENDPOINTS, choose
 from etl.errors import ConfigError, EtlError
 from etl.ledger import Ledger, Run
 from etl.limits import limits_of
@@ -45,14 +47,26 @@ def last_runs(ledger: Ledger, sync: str | None) -> Status:
 
 
 def _quota(ledger: Ledger, runs: list[Run]) -> list[str]:
-    lines = []
+    lines, known = [], _connections()
     for account in sorted({run.account for run in runs}):
         for endpoint in ENDPOINTS:
-            limits = limits_of(endpoint)
+            limits = limits_of(endpoint, known[account].limits_for(endpoint) if account in known else None)
             used = ledger.used(account, endpoint, limits.quota_hours)
             left = "no quota" if limits.quota is None else f"{limits.quota - used:,} left"
+            if account not in known:
+                left = "its quota is not known without its connection"
             lines.append(f"{account}  {endpoint}: {used:,} rows in {limits.quota_hours:g} hours, {left}")
     return lines
+
+
+def _connections() -> dict[str, Connection]:
+    """The connections that are set here, by their accounts."""
+    found = {}
+    for name in {sync.connection for sync in SYNCS.values()}:
+        with suppress(ConfigError):
+            connection = Connection.from_environment(name)
+            found[connection.account] = connection
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +102,9 @@ def _check(what: str, look: Callable[[], str]) -> Check:
 def _landing(settings: Settings) -> str:
     exports = [name for name in ("crm", "pos") if Place(settings.landing).names(name)]
     if "crm" not in exports:
-        raise ConfigError(f"{settings.landing} holds no CRM export: set PROFILE_ETL_LANDING, or make a sample")
+        raise ConfigError(
+            f"{settings.landing} holds no CRM export: set PROFILE_ETL_LANDING, or run profile-etl sample --out DIR"
+        )
     return f"{settings.landing} holds {' and '.join(exports)}"
 
 
@@ -107,4 +123,8 @@ def _ledger(settings: Settings) -> str:
 
 def _connection(name: str) -> str:
     connection = Connection.from_environment(name)
+    with Client() as client:
+        for sync in SYNCS.values():
+            if sync.connection == name:
+                choose(sync.destination, 0, connection, client)
     return f"{connection.host}, account {connection.account}"

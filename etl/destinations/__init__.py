@@ -62,5 +62,5 @@ def choose(destination: str, rows: int, connection: Connection, client: Client) 
         )
     small = connect(entry.small, connection, client)
     return Chosen(
-        endpoint=small, why=f"{rows:,} profiles fit into one full call of {entry.large} ({full_call:,}) or less"
+        endpoint=small, why=f"{rows:,} profiles are no more than one full call of {entry.large} takes ({full_call:,})"
     )

@@ -139,7 +139,8 @@ def _acknowledgement(answer: Answer) -> tuple[RowCode, ...]:
     said = json.loads(answer.body)
     if answer.status != _ACCEPTED or said["code"] not in {"SUCCESS", "SUCCESS_WITH_PARTIAL_ERRORS"}:
         raise ValueError("not an acknowledgement")
-    return tuple(_row_code(error) for error in said["errors"]) if said["code"] != "SUCCESS" else ()
+    errors = said["errors"] if said["code"] != "SUCCESS" else said.get("errors") or ()
+    return tuple(_row_code(error) for error in errors)
 
 
 def _row_code(error: dict[str, Any]) -> RowCode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import socket
 import sys
 import threading
@@ -29,10 +30,16 @@ def run_server(host: str, port: int, faults: Sequence[str] = (), *, allow_remote
     app = create_app(faults=[parse_fault(text) for text in faults])
     with _listen(host, port, allow_remote=allow_remote) as listener:
         sys.stdout.write(f"emulator on {_url(listener)}\n")
-        sys.stdout.write(f"{batch.Batch.name}: key {batch.DEMO_API_KEY}, project {batch.DEMO_PROJECT}\n")
+        sys.stdout.write(f"export AIRFLOW_CONN_BATCH_DEFAULT='{_connection(_url(listener))}'\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
             _server(app).run([listener])
+
+
+def _connection(url: str) -> str:
+    """How a sync is pointed here, as its environment variable wants it."""
+    extra = {"project_key": batch.DEMO_PROJECT}
+    return json.dumps({"conn_type": "batch", "host": url, "password": batch.DEMO_API_KEY, "extra": extra})
 
 
 @contextlib.contextmanager

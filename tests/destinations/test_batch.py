@@ -147,6 +147,12 @@ def test_partial_errors_name_rows_and_fields():
     ]
 
 
+def test_errors_count_under_either_code():
+    """An error that is listed was made, whatever the code beside it says."""
+    errors = [{"category": "attribute", "bulk_index": 0, "attribute": "city"}]
+    assert [row.code for row in _submit(202, {"code": "SUCCESS", "errors": errors}).rows] == ["field_refused_city"]
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
