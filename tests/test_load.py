@@ -301,6 +301,17 @@ def test_refused_fields_are_named_and_their_rows_accepted(installation, emulator
     assert reasons(report) == {"field_refused_city": 2, "field_refused_$email_address": 1}
 
 
+def test_a_refused_field_of_no_row_of_ours_is_still_named(installation, emulator):
+    """An index beyond the call's end cannot be placed, and is not passed over."""
+    error = {"category": "attribute", "bulk_index": 99, "attribute": "city"}
+    body = json.dumps({"code": "SUCCESS_WITH_PARTIAL_ERRORS", "errors": [error]})
+    emulator.faults({"status": 202, "body": body, "apply": True})
+    installation.land(5)
+    report = installation.run()
+    assert (ends(report), report.exit_code) == ({"accepted": 5}, 1)
+    assert reasons(report) == {"field_refused_unplaced": 1}
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -316,3 +316,14 @@ def test_the_ledger_says_what_the_exit_code_said(shop):
     [run] = ledger.runs(day=day)
     ledger.close()
     assert (run.exit_code, run.records_in, run.finished_at is None) == (0, 1, False)
+
+
+def test_a_terminal_that_lacks_letters_is_no_reason_to_fail(shop):
+    """A file name beyond ASCII is written with escapes where stdout cannot show it; the exit code is the run's."""
+    day = "2026-03-29"
+    shop.customers(day, 2)
+    folder = shop.root / "landing" / "crm" / day
+    (folder / "customers.csv").rename(folder / "клиенти.csv")
+    done = shop.process("run", "crm_to_batch", "--date", day, "--json", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "\\u" in done.stdout
