@@ -182,9 +182,10 @@ class _Sender:
         self._pacer = Pacer(
             ctx.ledger, account=self._account, endpoint=destination.name, allowance=allowance, sleep=ctx.sleep
         )
-        self._budget = Budget.after(len(staged.batches), ctx.ledger.attempts(ctx.name))
+        earlier = ctx.ledger.attempts(ctx.name)
+        self._budget = Budget.after(len(staged.batches), earlier)
         self._tries: dict[tuple[str, AttemptOutcome], int] = {}
-        for attempt in ctx.ledger.attempts(ctx.name):
+        for attempt in earlier:
             self._count(attempt.batch, attempt.outcome)
         self._sent, self._planned = 0, staged.rows
         self._stopped: _Stop | None = None

@@ -6,8 +6,7 @@ a crash loses no count, and a row that is missing or has two ends shows.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -17,7 +16,7 @@ from etl.delta import OUTCOME
 from etl.ledger import lease
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket
 from etl.run import RunContext
-from etl.state import absorb, plan_folder, references
+from etl.state import absorb, plan_folder, references, rejected_rows, rejection_codes
 from etl.transform.step import FOLDER as TRANSFORMED
 
 DISPOSITIONS = "private/dispositions.parquet"
@@ -73,10 +72,7 @@ def _dispositions(ctx: RunContext, plan: int) -> Iterator[pl.DataFrame]:
 
 def _batch_ends(ctx: RunContext) -> Iterator[pl.DataFrame]:
     """The rows of batches; a rejected row inside an accepted batch is found by what the vendor said of it."""
-    rejected: dict[str, dict[int, str]] = defaultdict(dict)
-    for batch_id, said in ctx.ledger.row_codes(ctx.name):
-        if said.rejected:
-            rejected[batch_id][said.index] = said.code
+    rejected = rejected_rows(ctx.ledger, ctx.name)
     last_code = {attempt.batch: attempt.code for attempt in ctx.ledger.attempts(ctx.name)}
     stopped = ctx.result("load")["stopped"]  # why a batch that was never tried stayed behind
     batches = [b for b in ctx.ledger.batches(ctx.name) if b.state in _ENDS]
@@ -84,12 +80,15 @@ def _batch_ends(ctx: RunContext) -> Iterator[pl.DataFrame]:
         rows = references(ctx.work, ctx.name, plan).select("row").collect()
         for batch in (b for b in batches if b.plan == plan):
             yield _batch_end(
-                rows.slice(batch.first, batch.rows), batch, rejected[batch.id], last_code.get(batch.id) or stopped
+                rows.slice(batch.first, batch.rows),
+                batch,
+                rejected.get(batch.id, {}),
+                last_code.get(batch.id) or stopped,
             )
 
 
-def _batch_end(rows: pl.DataFrame, batch: Batch, rejected: dict[int, str], last_code: str | None) -> pl.DataFrame:
-    code = pl.Series("code", [rejected.get(index) for index in range(rows.height)], dtype=pl.String)
+def _batch_end(rows: pl.DataFrame, batch: Batch, rejected: Mapping[int, str], last_code: str | None) -> pl.DataFrame:
+    code = rejection_codes(rejected, rows.height)
     end = _ENDS[batch.state]
     bucket = pl.when(code.is_not_null()).then(pl.lit(Bucket.REJECTED.value)).otherwise(pl.lit(end.value))
     reason = code.fill_null(last_code) if end.is_unfinished and last_code else code

@@ -7,7 +7,7 @@ beside the old one, and the ledger names it in the transaction that marks its ba
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
 
@@ -79,6 +79,20 @@ def plan_folder(run: str, plan: int) -> str:
     return f"{run}/private/plan-{plan:03d}"
 
 
+def rejected_rows(ledger: Ledger, run: str) -> Mapping[str, Mapping[int, str]]:
+    """The codes of the rows that the vendor did not take, by batch and by the row's index in it."""
+    rejected: dict[str, dict[int, str]] = defaultdict(dict)
+    for batch, said in ledger.row_codes(run):
+        if said.rejected:
+            rejected[batch][said.index] = said.code
+    return rejected
+
+
+def rejection_codes(rejected: Mapping[int, str], rows: int) -> pl.Series:
+    """`code` for each row of a batch, null where the row was taken."""
+    return pl.Series("code", [rejected.get(index) for index in range(rows)], dtype=pl.String)
+
+
 def _parts(work: Place, path: str | None) -> Iterator[pl.DataFrame]:
     if path is None:
         return iter(())
@@ -97,24 +111,21 @@ def _by_run(ledger: Ledger, batches: list[Batch]) -> Iterator[tuple[Run, list[Ba
 
 def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch]) -> pl.DataFrame:
     """The state's columns for every row of some batches of a run."""
-    rejected: dict[str, dict[int, str]] = defaultdict(dict)
-    for batch_id, said in ledger.row_codes(run.run):
-        if said.rejected:
-            rejected[batch_id][said.index] = said.code
+    rejected = rejected_rows(ledger, run.run)
     frames = []
     for plan in sorted({batch.plan for batch in batches}):
         rows = references(work, run.run, plan).select("key", "fingerprint").collect()
         frames += [
-            _outcome(rows.slice(batch.first, batch.rows), batch.state, rejected[batch.id])
+            _outcome(rows.slice(batch.first, batch.rows), batch.state, rejected.get(batch.id, {}))
             for batch in batches
             if batch.plan == plan
         ]
     return pl.concat(frames).with_columns(as_of=pl.lit(date.fromisoformat(run.day))).select(*STATE)
 
 
-def _outcome(rows: pl.DataFrame, state: BatchState, rejected: dict[int, str]) -> pl.DataFrame:
+def _outcome(rows: pl.DataFrame, state: BatchState, rejected: Mapping[int, str]) -> pl.DataFrame:
     """Adds `outcome` and `code` to a batch's rows, and forgets the fingerprint where the outcome is unknown."""
-    code = pl.Series("code", [rejected.get(index) for index in range(rows.height)], dtype=pl.String)
+    code = rejection_codes(rejected, rows.height)
     outcome = pl.when(code.is_not_null()).then(pl.lit(BatchState.REJECTED.value)).otherwise(pl.lit(state.value))
     return rows.with_columns(
         outcome=outcome.cast(OUTCOME),

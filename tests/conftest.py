@@ -233,7 +233,7 @@ def installation(install: Callable[..., Installation], emulator: Emulator) -> In
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres(tmp_path_factory: pytest.TempPathFactory, wait_for_port: Callable[[int], None]) -> Iterator[str]:
     """The URL of a private PostgreSQL server on loopback, which ends with the tests."""
     initdb, server = shutil.which("initdb"), shutil.which("postgres")
     if initdb is None or server is None:
@@ -260,7 +260,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )  # fmt: skip
     try:
         url = f"postgresql+psycopg://etl@127.0.0.1:{port}"
-        _wait_for(port)
+        wait_for_port(port)
         yield url
     finally:
         process.send_signal(signal.SIGINT)  # a fast shutdown, which does not wait for clients
@@ -276,6 +276,12 @@ def postgres_url(postgres: str) -> str:
         db.execute(sa.text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return f"{postgres}/{name}"
+
+
+@pytest.fixture(scope="session")
+def wait_for_port() -> Callable[[int], None]:
+    """Returns when a server listens on a loopback port; fails after half a minute."""
+    return _wait_for
 
 
 def _wait_for(port: int) -> None:

@@ -53,10 +53,6 @@ class Destination(Protocol):
         """What the vendor, or the connection, allows."""
 
     @property
-    def resend_is_safe(self) -> bool:
-        """True when sending the same bytes twice ends like sending them once."""
-
-    @property
     def envelope(self) -> Envelope:
         """How records become the bytes of one call."""
 

@@ -71,7 +71,6 @@ class BatchEndpoint:
     client: Client
     url: str
     headers: dict[str, str] = field(repr=False)
-    resend_is_safe: bool = True
     envelope: Envelope = _ARRAY
 
     @classmethod

@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -22,7 +21,7 @@ DAY = date(2026, 3, 31)
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
+def s3(wait_for_port: Callable[[int], None]) -> Iterator[str]:
     """The URL of an empty bucket of a private S3 server, which ends with the tests."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -35,7 +34,7 @@ def s3() -> Iterator[str]:
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            _wait_for(port)
+            wait_for_port(port)
             import fsspec
 
             fsspec.filesystem("s3", use_listings_cache=False).mkdir("exports")
@@ -43,18 +42,6 @@ def s3() -> Iterator[str]:
         finally:
             server.terminate()
             server.wait()
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 @dataclass(frozen=True)
