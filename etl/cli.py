@@ -81,7 +81,10 @@ def plan(sync: SyncName, day: Day, *, destination: Destination = None, as_json: 
 def status(
     sync: Annotated[str | None, typer.Argument(metavar="[SYNC]", help="Only this sync.")] = None,
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until no batch is under way any more.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Stay until no batch is under way any more, and the vendors have done with them."),
+    ] = False,
 ) -> None:
     """Show the last runs, batches without a known end, and what is left of the quota."""
     from etl import pipeline
@@ -92,6 +95,9 @@ def status(
     if sync is not None:
         pipeline.sync_named(sync)
     ledger = Ledger(Settings.from_environment().ledger)
+    for left in pipeline.unfinished(sync) if wait else []:
+        with _running(left) as ctx:
+            pipeline.follow(ctx)
     while True:
         shown = last_runs(ledger, sync)
         if not (wait and shown.sending):

@@ -1,8 +1,10 @@
 """Delta: what an account last accepted of each profile, and so which profiles are worth a call.
 
 The state is a folder of Parquet parts, private, one for each account and generation; the ledger names the current one.
-Its columns: `key`; `fingerprint` of the record as it was last accepted or rejected, null while an outcome is unknown;
-`as_of`, the day of the export that said so; `outcome` (accepted, rejected, unknown); `code` of a rejection.
+Its columns: `key`; `fingerprint` of the record that was sent last, null while its outcome is unknown; `as_of`, the day of
+the export that said so; `outcome`, how that record ended; `code` that goes with it (of an unidentified end, the batch);
+`memory`, what the destination wants to know of the last record that was accepted; `confirmed_on`, the day on which the
+vendor confirmed last that it holds the profile.
 """
 
 from __future__ import annotations
@@ -15,15 +17,35 @@ from typing import Any
 import polars as pl
 import polars_hash as plh
 
-from etl.model import BatchState, Bucket
+from etl.ends import UNIDENTIFIED
+from etl.model import Bucket
 
-OUTCOME = pl.Enum([state.value for state in (BatchState.ACCEPTED, BatchState.REJECTED, BatchState.UNKNOWN)])
+# What becomes of a record that is just as it was sent before: by how that ended, its bucket now.
+_SAME = {
+    Bucket.ACCEPTED.value: Bucket.UNCHANGED.value,
+    Bucket.CONFIRMED.value: Bucket.UNCHANGED.value,
+    **{
+        bucket.value: bucket.value
+        for bucket in (
+            Bucket.REJECTED,
+            Bucket.PROCESSING,
+            Bucket.FAILED_AT_DESTINATION,
+            Bucket.NOT_FOUND,
+            Bucket.UNREPORTED,
+            Bucket.STUCK,
+        )
+    },
+    UNIDENTIFIED: UNIDENTIFIED,
+}
+OUTCOME = pl.Enum([*_SAME, Bucket.UNKNOWN.value])
 STATE: dict[str, Any] = {
     "key": pl.String,
     "fingerprint": pl.UInt64,
     "as_of": pl.Date,
     "outcome": OUTCOME,
     "code": pl.Categorical,
+    "memory": pl.UInt64,
+    "confirmed_on": pl.Date,
 }
 # Goes into every fingerprint: raise it when the meaning of a record changes without its text.
 _FINGERPRINT_VERSION = "1"
@@ -44,7 +66,7 @@ class State:
     @classmethod
     def load(cls, parts: Iterable[pl.DataFrame]) -> State:
         """From the parts of a state folder; none at all is the state of an account that never accepted anything."""
-        slim = [part.select(pl.col("key").hash().alias("hash"), pl.exclude("key")) for part in parts]
+        slim = [conformed(part).select(pl.col("key").hash().alias("hash"), pl.exclude("key")) for part in parts]
         empty = pl.DataFrame(schema=STATE).select(pl.col("key").hash().alias("hash"), pl.exclude("key"))
         return cls(pl.concat([empty, *slim]).sort("hash"))
 
@@ -59,36 +81,42 @@ class State:
         return found.select(pl.when(known).then(pl.col(name)).alias(name) for name in found.columns if name != "hash")
 
 
+def conformed(part: pl.DataFrame) -> pl.DataFrame:
+    """A part of a state with the columns of today, also where an earlier version has written it."""
+    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in STATE.items() if name not in part.columns]
+    return part.with_columns(*missing, outcome=pl.col("outcome").cast(pl.String).cast(OUTCOME)).select(*STATE)
+
+
 def decide(records: pl.DataFrame, state: State, day: date, *, full: bool) -> pl.DataFrame:
     """What becomes of each record (`key`, `fingerprint`): `bucket`, null for "send it", and `code`.
 
-    A profile that a later day's export has spoken of is superseded. One that was accepted, or rejected, just as it
-    stands is not sent again, except by `full`.
+    A profile that a later day's export has spoken of is superseded. One that was sent before just as it stands is not
+    sent again, except by `full`, and stays where it ended. `known` and `confirmed_on` are what the state remembers.
     """
-    known = state.find(records["key"]).rename({"fingerprint": "known"}).with_columns(records["fingerprint"])
-    same = (pl.col("known") == pl.col("fingerprint")).fill_null(value=False) & (not full)
-    rejected = same & (pl.col("outcome") == BatchState.REJECTED.value)
-    bucket = (
-        pl.when(rejected)
-        .then(pl.lit(Bucket.REJECTED.value))
-        .when(same)
-        .then(pl.lit(Bucket.UNCHANGED.value))
-        .when(pl.col("as_of") > day)
-        .then(pl.lit(Bucket.SUPERSEDED.value))
+    known = state.find(records["key"]).rename({"fingerprint": "sent"}).with_columns(records["fingerprint"])
+    same = (pl.col("sent") == pl.col("fingerprint")).fill_null(value=False) & (not full)
+    as_before = pl.col("outcome").cast(pl.String).replace_strict(_SAME, default=None, return_dtype=pl.String)
+    bucket = pl.when(same).then(as_before).when(pl.col("as_of") > day).then(pl.lit(Bucket.SUPERSEDED.value))
+    return known.select(
+        bucket=bucket,
+        code=pl.when(same).then(pl.col("code").cast(pl.String)),
+        known="memory",
+        confirmed_on="confirmed_on",
     )
-    return known.select(bucket=bucket, code=pl.when(rejected).then(pl.col("code").cast(pl.String)))
 
 
 def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """The parts of the next state: the old ones with `news` (the state's columns, one row a key) in their place.
 
-    `as_of` never goes back.
+    `as_of` never goes back; `memory` and `confirmed_on` stay where the news have none, but a profile that the vendor
+    did not find is not confirmed any more.
     """
     state, seen = State.load([news]), []
-    for part in parts:
+    is_news = pl.col("new_outcome").is_not_null()
+    not_found = pl.col("new_outcome") == Bucket.NOT_FOUND.value
+    for part in map(conformed, parts):
         new = state.find(part["key"]).rename({name: f"new_{name}" for name in STATE if name != "key"})
         both = part.hstack(new)
-        is_news = pl.col("new_outcome").is_not_null()
         yield both.select(
             "key",
             *(
@@ -96,6 +124,10 @@ def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame) -> Iterator[pl.Da
                 for name in ("fingerprint", "outcome", "code")
             ),
             as_of=pl.max_horizontal("as_of", "new_as_of"),
+            memory=pl.coalesce("new_memory", "memory"),
+            confirmed_on=pl.when(not_found.fill_null(value=False))
+            .then(None)
+            .otherwise(pl.max_horizontal("new_confirmed_on", "confirmed_on")),
         ).select(*STATE)
         seen.append(both.filter(is_news)["key"].hash())
     fresh = news.filter(~pl.col("key").hash().is_in(pl.concat(seen).implode())) if seen else news

@@ -23,7 +23,7 @@ _DEFAULT_POLICY = {"batch_mass_update": "strict-window"}
 
 @cache
 def documented() -> dict[str, dict[str, dict[str, Any]]]:
-    """`limits.toml` as it stands: endpoint, limit, then value, unit, quote, source, date, contested."""
+    """`limits.toml` as it stands: endpoint, limit, then value, unit, quote, source, date, contested, perhaps ceiling."""
     return tomllib.loads(resources.files("etl").joinpath("limits.toml").read_text("utf-8"))
 
 
@@ -40,11 +40,11 @@ def limits_of(endpoint: str, overrides: Mapping[str, Any] | None = None) -> Limi
     if strange := sorted(set(overrides) - ADJUSTABLE):
         raise ConfigError(f"limits of {endpoint}: {', '.join(strange)} is not a limit; known: {sorted(ADJUSTABLE)}")
     for name, value in overrides.items():
-        _check(endpoint, name, value)
+        _check(endpoint, name, value, table.get(name, {}).get("ceiling", math.inf))
     return replace(limits, **overrides)
 
 
-def _check(endpoint: str, name: str, value: object) -> None:
+def _check(endpoint: str, name: str, value: object, ceiling: float) -> None:
     if name == "policy":
         if value not in POLICIES:
             raise ConfigError(f"limits of {endpoint}: policy is one of {', '.join(POLICIES)}")
@@ -58,3 +58,5 @@ def _check(endpoint: str, name: str, value: object) -> None:
         raise ConfigError(
             f"limits of {endpoint}: {name} must be a {number} above 0{' or null' if may_be_missing else ''}"
         )
+    if value > ceiling:
+        raise ConfigError(f"limits of {endpoint}: the vendor takes no {name} above {ceiling:,}")

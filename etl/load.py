@@ -1,14 +1,14 @@
 """Load: sends the staged batches, paced, each with its intent in the ledger before and its outcome after.
 
-One process holds the account's lease; a few calls may be under way at once where answers are slow. What follows from a
-call that went wrong is decided in one place, `judge`.
+One process holds the account's lease; a few calls may be under way at once where answers are slow. The threads only
+send: all bookkeeping is done between the calls, for all those together that begin or have ended. What follows from a call
+that went wrong is decided in one place, `judge`.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -18,7 +18,8 @@ from typing import Any
 
 from etl.client import Client
 from etl.destinations import connect
-from etl.destinations.base import Destination
+from etl.destinations.base import AwaitsCompletion, Destination
+from etl.ends import plan_folder, references, rows_of
 from etl.errors import (
     Busy,
     DeliveryError,
@@ -31,22 +32,21 @@ from etl.errors import (
     Throttled,
 )
 from etl.ledger import Attempt, LostLeaseError, QuotaSpentError, batch_id, lease
-from etl.model import AttemptOutcome, Batch, BatchState, Receipt, RowCode
+from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
 from etl.pacing import LONGEST_WAIT_S, Allowance, Pacer, Reservation
 from etl.pack import Manifest, manifest
 from etl.plan import replan
 from etl.run import RunContext
-from etl.state import absorb, plan_folder, references
+from etl.state import absorb
+from etl.wait import open_in_time, poll_due, until_next_poll
 
-CALLS_UNDER_WAY = 4
 STOPPED_BY_US = "stopped"
+AWAITING = "awaiting"
 _UNKNOWN_TRIES = 3
 _BUDGET, _RETRY_COST, _RETRY_FLOOR, _RETRY_SHARE = 500, 14, 10, 0.1
 _NOT_SENT_BACKOFF_S, _UNKNOWN_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 5.0, 60.0
 _THROTTLE_BACKOFF_S = 1.0
 _THROTTLE_TRIES = 20
-
-_Again = tuple[float, Batch]  # a batch, and the seconds until it may be sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,15 +131,17 @@ class Budget:
         return self.tokens >= _RETRY_COST and self.retries < max(_RETRY_FLOOR, self.calls * _RETRY_SHARE)
 
 
-def load(ctx: RunContext, *, calls_under_way: int = CALLS_UNDER_WAY) -> dict[str, Any]:
+def load(ctx: RunContext) -> dict[str, Any]:
     """Sends what the plan holds, and what an earlier, dead process of this run left open.
 
-    Raises Busy when another run of the account holds the lease for longer than the context's patience; nothing was
-    sent then.
+    Returns why it `stopped` early, or None, and for how many seconds to `wait` before another try. It stops as
+    AWAITING while the vendor works on batches with the same profiles, or on as many as it may be given: whose job ends
+    makes room. Raises Busy when another run of the account holds the lease for longer than the context's patience.
     """
     account, ledger = ctx.connection.account, ctx.ledger
     with lease(ledger, account, patience_s=ctx.patience_s, sleep=ctx.sleep) as fence:
         ledger.recover(account, fence)
+        poll_due(ctx)
         generation = absorb(ctx.work, ledger, account, fence=fence, besides=ctx.name)
         own = ledger.batches(ctx.name)
         is_through = bool(own) and all(batch.state.is_settled for batch in own)
@@ -149,10 +151,33 @@ def load(ctx: RunContext, *, calls_under_way: int = CALLS_UNDER_WAY) -> dict[str
         staged = manifest(ctx, ctx.result("pack")["plan"])
         ledger.adopt_plan(ctx.name, plan=staged.plan, account=account, planned=staged.batches)
         if refused:
-            return {"stopped": refused, "wait": None}
+            return _stopped(refused)
+        waiting = [b for b in ledger.batches(ctx.name) if not b.state.is_settled]
+        if not is_through and _is_in_the_way(ctx, waiting):
+            return _stopped(AWAITING, until_next_poll(ctx))
         with Client(timeout_s=ctx.connection.timeout_s) as client:
-            sender = _Sender(ctx, connect(staged.endpoint, ctx.connection, client), staged, fence, calls_under_way)
-            return sender.run([b for b in ledger.batches(ctx.name) if not b.state.is_settled])
+            return _Sender(ctx, connect(staged.endpoint, ctx.connection, client), staged, fence).run(waiting)
+
+
+def _stopped(why: str | None, wait: float | None = None) -> dict[str, Any]:
+    return {"stopped": why, "wait": wait}
+
+
+def _is_in_the_way(ctx: RunContext, batches: Sequence[Batch]) -> bool:
+    """True when the vendor still works on a profile that an earlier run sent, and this run speaks of it, too.
+
+    A vendor that works on two batches at once promises no order, and what the first one comes to decides whether the
+    second one is needed at all.
+    """
+    others = [job for job in open_in_time(ctx) if job.run != ctx.name]
+    if not others or ctx.result("pack")["kept"].get(Bucket.PROCESSING, 0):
+        return bool(others)
+    mine = rows_of(ctx.work, ctx.name, batches)["key"].hash()
+    for job in others:
+        theirs = references(ctx.work, job.run, job.plan).slice(job.first, job.rows).select("key").collect()
+        if theirs["key"].hash().is_in(mine.implode()).any():
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +188,32 @@ class _Stop:
     wait: float | None = None
 
 
-class _Sender:
-    """Keeps calls going: reserves, sleeps, notes the intent, sends, notes the outcome."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A call under way: attempt `n` of a batch."""
 
-    def __init__(
-        self, ctx: RunContext, destination: Destination, staged: Manifest, fence: int, calls_under_way: int
-    ) -> None:
+    batch: Batch
+    n: int
+    payload: bytes
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """How a call ended, and when it left and ended."""
+
+    result: Receipt | DeliveryError
+    sent: float
+    answered: float
+
+
+_Due = tuple[float, int, int, int, str, Batch]  # the moment from which a batch may be sent, its order, itself
+
+
+class _Sender:
+    """Keeps calls going: reserves, sleeps, notes the intents, sends, notes the outcomes."""
+
+    def __init__(self, ctx: RunContext, destination: Destination, staged: Manifest, fence: int) -> None:
         self._ctx = ctx
         self._ledger = ctx.ledger
         self._account = ctx.connection.account
@@ -178,7 +223,7 @@ class _Sender:
         self._quota = None if limits.quota is None else int(limits.quota * (1 - ctx.connection.headroom))
         allowance = Allowance.of(limits, ctx.connection.headroom)
         # The strict window counts from answers, so the next call cannot leave before the last one's answer.
-        self._slots = 1 if allowance.window is not None else calls_under_way
+        self._slots = 1 if allowance.window is not None else limits.calls_at_once
         self._pacer = Pacer(
             ctx.ledger, account=self._account, endpoint=destination.name, allowance=allowance, sleep=ctx.sleep
         )
@@ -187,100 +232,173 @@ class _Sender:
         self._tries: dict[tuple[str, AttemptOutcome], int] = {}
         for attempt in earlier:
             self._count(attempt.batch, attempt.outcome)
+        self._open = len(open_in_time(ctx))
         self._sent, self._planned = 0, staged.rows
+        self._queue: list[_Due] = []
+        self._reserved: tuple[Batch, Reservation] | None = None
+        self._under_way: dict[Future[_Ended], _Call] = {}
         self._stopped: _Stop | None = None
-        self._lock = threading.Lock()  # for everything above that changes: the calls under way share it
 
     def run(self, batches: Sequence[Batch]) -> dict[str, Any]:
         """Sends the batches; returns why it stopped early (`stopped`, or None) and for how long to stay away (`wait`)."""
-        queue = [(0.0, batch.plan, batch.ordinal, batch.first, batch) for batch in batches]
-        heapq.heapify(queue)
-        under_way: set[Future[list[_Again]]] = set()
+        for batch in batches:
+            self._enqueue(batch, 0.0)
         with ThreadPoolExecutor(max_workers=self._slots) as pool:
-            while under_way or (queue and self._stopped is None):
+            try:
+                while self._under_way or (self._stopped is None and (self._queue or self._reserved)):
+                    with self._stopping():
+                        self._settle_done()
+                        if self._stopped is None and self._free():
+                            self._start(pool)
+                        else:
+                            wait(self._under_way, return_when=FIRST_COMPLETED)
+            finally:
+                wait(self._under_way)
                 with self._stopping():
-                    if self._stopped is None and queue and len(under_way) < self._slots:
-                        self._start(pool, queue, under_way)
-                    else:
-                        wait(under_way, return_when=FIRST_COMPLETED)
-                    for future in [f for f in under_way if f.done()]:
-                        under_way.remove(future)
-                        for pause, batch in future.result():
-                            entry = (self._ledger.now() + pause, batch.plan, batch.ordinal, batch.first, batch)
-                            heapq.heappush(queue, entry)
-        stop = self._stopped or _Stop(None)
-        return {"stopped": stop.why, "wait": stop.wait}
+                    self._settle_done()
+        return _stopped(self._stopped.why, self._stopped.wait) if self._stopped else _stopped(None)
 
-    def _start(self, pool: ThreadPoolExecutor, queue: list[Any], under_way: set[Future[list[_Again]]]) -> None:
-        """Sends the next batch when its time has come; waits for that time, or for an answer, whichever is first."""
-        pause = queue[0][0] - self._ledger.now()
-        if pause > 0:
-            if under_way:
-                wait(under_way, timeout=pause, return_when=FIRST_COMPLETED)
-            elif not self._ctx.sleep(pause):
-                self._stop(STOPPED_BY_US)
-            return
-        batch: Batch = heapq.heappop(queue)[-1]
-        payload = self._payload(batch)
-        reservation = self._pacer.wait_for(batch.rows)
-        if reservation is None or self._ctx.stop.is_set():
+    def _enqueue(self, batch: Batch, pause: float) -> None:
+        due = (self._ledger.now() + pause, batch.plan, batch.ordinal, batch.first, batch.id, batch)
+        heapq.heappush(self._queue, due)
+
+    def _free(self) -> int:
+        """How many more calls may be under way."""
+        return self._slots - len(self._under_way) if self._queue or self._reserved else 0
+
+    def _start(self, pool: ThreadPoolExecutor) -> None:
+        """Sends what may leave now; if that is nothing, waits for its moment, or for an answer, whichever is first."""
+        if self._ctx.stop.is_set():
             self._stop(STOPPED_BY_US)
-        elif self._stopped is None:  # an answer may have said meanwhile that no more is to be sent
-            n = self._ledger.intend(
-                batch, account=self._account, fence=self._fence, quota=self._quota,
+            return
+        limit = self._destination.limits.open_batches
+        if limit is not None and self._open + len(self._under_way) >= limit:
+            if self._under_way:
+                wait(self._under_way, return_when=FIRST_COMPLETED)
+            else:
+                self._stop(AWAITING, until_next_poll(self._ctx))
+            return
+        ready = self._ready(self._free() if limit is None else 1)
+        if not ready:
+            moment = self._reserved[1].at if self._reserved else self._queue[0][0]
+            self._pause(moment - self._ledger.now())
+            return
+        payloads = [self._payload(batch) for batch, _ in ready]
+        numbers = self._intend(ready)
+        for (batch, reservation), payload, n in zip(ready, payloads, numbers, strict=False):
+            call = _Call(batch=batch, n=n, payload=payload, reservation=reservation)
+            self._under_way[pool.submit(self._send, payload)] = call
+
+    def _ready(self, most: int) -> list[tuple[Batch, Reservation]]:
+        """The batches that may leave now; the first one that may not keeps its reservation."""
+        ready: list[tuple[Batch, Reservation]] = []
+        with self._ledger.transaction():
+            while len(ready) < most:
+                if self._reserved is None:
+                    if not self._queue or self._queue[0][0] > self._ledger.now():
+                        break
+                    batch: Batch = heapq.heappop(self._queue)[-1]
+                    try:
+                        self._reserved = batch, self._pacer.reserve(batch.rows)
+                    except Busy:
+                        self._enqueue(batch, 0.0)
+                        raise
+                batch, reservation = self._reserved
+                if reservation.at > self._ledger.now():
+                    break
+                self._reserved = None
+                if self._pacer.may_leave(reservation):
+                    ready.append((batch, reservation))
+                else:
+                    self._enqueue(batch, 0.0)
+        return ready
+
+    def _pause(self, seconds: float) -> None:
+        if self._under_way:
+            wait(self._under_way, timeout=max(0.0, seconds), return_when=FIRST_COMPLETED)
+        elif seconds > 0 and not self._ctx.sleep(seconds):
+            self._stop(STOPPED_BY_US)
+
+    def _intend(self, ready: Sequence[tuple[Batch, Reservation]]) -> list[int]:
+        """Commits the intents; of as many as the quota has room for, but at least of one."""
+        try:
+            return self._ledger.intend(
+                [batch for batch, _ in ready], account=self._account, fence=self._fence, quota=self._quota,
                 quota_hours=self._destination.limits.quota_hours,
             )  # fmt: skip
-            under_way.add(pool.submit(self._deliver, batch, n, payload, reservation, self._ledger.now()))
+        except QuotaSpentError:
+            if len(ready) == 1:
+                raise
+            self._enqueue(ready[-1][0], 0.0)
+            return self._intend(ready[:-1])
 
-    def _deliver(self, batch: Batch, n: int, payload: bytes, reservation: Reservation, sent: float) -> list[_Again]:
-        """Sends one batch, which leaves at the moment `sent`, and returns what of it is to be sent again."""
+    def _send(self, payload: bytes) -> _Ended:
+        """One call; runs in a thread of the pool, and touches nothing that others change."""
+        sent = self._ledger.now()
         try:
-            receipt = self._destination.submit(payload)
+            result: Receipt | DeliveryError = self._destination.submit(payload)
         except DeliveryError as error:
-            answered = self._ledger.now()
-            again = self._failed(batch, n, payload, error)  # first, as it may stop the others
-            if not isinstance(error, Throttled):  # the vendor may have counted the call all the same
-                self._pacer.answered(reservation, sent=sent, answered_at=answered)
-            return again
-        answered = self._ledger.now()
-        self._ledger.settle(
-            batch, n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED,
-            request_id=receipt.request_id, codes=_of_this_call(receipt, batch),
-        )  # fmt: skip
-        self._pacer.answered(reservation, sent=sent, answered_at=answered)
-        with self._lock:
-            self._budget.count(AttemptOutcome.ACCEPTED)
-            self._sent += batch.rows
-            self._ctx.progress("load", self._sent, self._planned)
-        return []
+            result = error
+        return _Ended(result=result, sent=sent, answered=self._ledger.now())
 
-    def _failed(self, batch: Batch, n: int, payload: bytes, error: DeliveryError) -> list[_Again]:
-        outcome = _OUTCOMES[type(error)]
+    def _settle_done(self) -> None:
+        """Commits the outcomes of all calls that have ended, together."""
+        ended = [future for future in self._under_way if future.done()]
+        if not ended:
+            return
+        calls = [(self._under_way.pop(future), future.result()) for future in ended]
+        with self._ledger.transaction():
+            for call, end in calls:
+                if isinstance(end.result, DeliveryError):
+                    self._failed(call, end, end.result)
+                else:
+                    self._accepted(call, end, end.result)
+        self._ctx.progress("load", self._sent, self._planned)
+
+    def _accepted(self, call: _Call, end: _Ended, receipt: Receipt) -> None:
+        state, first_poll = BatchState.ACCEPTED, 0.0
+        if isinstance(self._destination, AwaitsCompletion):
+            state = BatchState.PROCESSING if receipt.job else BatchState.UNREPORTED
+            first_poll = end.answered + self._ctx.connection.polling.pause(0)
+            self._open += receipt.job is not None
+        self._ledger.settle(
+            call.batch, call.n, outcome=AttemptOutcome.ACCEPTED, state=state, code=receipt.code,
+            request_id=receipt.request_id, codes=_of_this_call(receipt, call.batch), job=receipt.job,
+            next_poll_at=first_poll,
+        )  # fmt: skip
+        self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
+        self._budget.count(AttemptOutcome.ACCEPTED)
+        self._sent += call.batch.rows
+
+    def _failed(self, call: _Call, end: _Ended, error: DeliveryError) -> None:
+        """Does what follows from a call that went wrong."""
+        batch, outcome = call.batch, _OUTCOMES[type(error)]
         jitter = random.random()  # noqa: S311  (spreads retries; not a secret)
-        with self._lock:
-            tries = self._count(batch.id, outcome)
-            self._budget.count(outcome)
-            verdict = judge(error, rows=batch.rows, tries=tries, may_retry=self._budget.allows, jitter=jitter)
+        tries = self._count(batch.id, outcome)
+        self._budget.count(outcome)
+        verdict = judge(error, rows=batch.rows, tries=tries, may_retry=self._budget.allows, jitter=jitter)
         if verdict.stops:
             self._stop(error.code, error.retry_after)
         if isinstance(error, Throttled):
             asked = error.retry_after
             backoff = min(_LONGEST_BACKOFF_S, _THROTTLE_BACKOFF_S * 2.0**tries) * (0.5 + jitter / 2)
             self._pacer.throttled(backoff if asked is None else asked)
-        halves = self._halves(batch, payload) if verdict.splits else []
+        else:  # the vendor may have counted the call all the same
+            self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
+        halves = self._halves(batch, call.payload) if verdict.splits else []
         rejected = [RowCode(index=0, code=error.code, rejected=True)] if verdict.state is BatchState.REJECTED else []
         self._ledger.settle(
-            batch, n, outcome=verdict.outcome, state=verdict.state, code=error.code, status=error.status,
+            batch, call.n, outcome=verdict.outcome, state=verdict.state, code=error.code, status=error.status,
             request_id=error.request_id, codes=rejected, children=halves,
         )  # fmt: skip
         if verdict.retry_in is not None:
-            return [(verdict.retry_in, batch)]
-        return [(0.0, half) for half in halves]
+            self._enqueue(batch, verdict.retry_in)
+        for half in halves:
+            self._enqueue(half, 0.0)
 
     def _stop(self, why: str, wait: float | None = None) -> None:
         """Nothing more is started; the first reason counts."""
-        with self._lock:
-            self._stopped = self._stopped or _Stop(why, wait)
+        self._stopped = self._stopped or _Stop(why, wait)
 
     @contextmanager
     def _stopping(self) -> Iterator[None]:

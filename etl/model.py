@@ -11,7 +11,9 @@ class BatchState(StrEnum):
     """Where a batch stands in the ledger.
 
     `planned` also stands for "tried, and proof that nothing left": the attempts tell. `split` and `replaced` batches
-    have handed their rows on: to the halves of a bisection, or to a plan made anew.
+    have handed their rows on: to the halves of a bisection, or to a plan made anew. Where the vendor works on a batch
+    after taking it, `processing` follows in the place of `accepted`, and ends as `complete` (its counters say for how
+    many rows), `stuck`, or `unreported` when the vendor never tells.
     """
 
     PLANNED = "planned"
@@ -21,11 +23,25 @@ class BatchState(StrEnum):
     UNKNOWN = "unknown"
     SPLIT = "split"
     REPLACED = "replaced"
+    PROCESSING = "processing"
+    COMPLETE = "complete"
+    STUCK = "stuck"
+    UNREPORTED = "unreported"
 
     @property
     def is_settled(self) -> bool:
         """Nothing will be sent for this batch again."""
-        return self in {BatchState.ACCEPTED, BatchState.REJECTED, BatchState.SPLIT, BatchState.REPLACED}
+        return self not in {BatchState.PLANNED, BatchState.SENDING, BatchState.UNKNOWN}
+
+    @property
+    def keeps_its_rows(self) -> bool:
+        """Its rows have not been handed on to another batch."""
+        return self not in {BatchState.SPLIT, BatchState.REPLACED}
+
+    @property
+    def tells_of_its_rows(self) -> bool:
+        """What became of its rows, as far as anybody knows, is for the account's state to remember."""
+        return self.keeps_its_rows and self not in {BatchState.PLANNED, BatchState.SENDING}
 
 
 class AttemptOutcome(StrEnum):
@@ -95,7 +111,10 @@ class Limits:
     """What one endpoint allows one account; rows are Custom IDs at Batch. `None` means "no such limit".
 
     `policy` is `bucket` (per_second tokens a second, at most `burst` saved up) or `strict-window` (never more than
-    `per_second` rows in any one second, counted from the answers).
+    `per_second` rows in any one second, counted from the answers). `open_batches` is how many batches the vendor may be
+    working on at a time, `calls_at_once` how many calls of ours may be waiting for their answers, `profile_days` how long
+    the vendor is sure to know a profile after it was confirmed, `rows_by_choice` the most rows for which a destination
+    that may choose takes this endpoint.
     """
 
     rows_per_call: int
@@ -107,6 +126,11 @@ class Limits:
     quota_hours: float = 24
     policy: str = "bucket"
     attributes_per_row: int | None = None
+    bytes_per_row: int | None = None
+    open_batches: int | None = None
+    calls_at_once: int = 4
+    profile_days: int | None = None
+    rows_by_choice: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +144,57 @@ class RowCode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """The vendor took the call; `rows` names the rows, or fields of rows, that it did not take."""
+    """The vendor took the call; `rows` names the rows, or fields of rows, that it did not take.
+
+    `job` is where to ask what becomes of the batch. A destination that awaits completion and was given no job that may
+    be asked for says why in `code`.
+    """
 
     request_id: str | None = None
     rows: tuple[RowCode, ...] = ()
+    job: str | None = field(default=None, repr=False)
+    code: str | None = None
+
+
+class JobState(StrEnum):
+    """What a vendor says about a batch that it has taken.
+
+    `gone`: it knows of no such batch. `unreadable`: the answer was no status, or one with an unknown word.
+    """
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    STUCK = "stuck"
+    GONE = "gone"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStatus:
+    """One answer to a poll, with the vendor's counters as they stand there; None where one is missing.
+
+    `code` says what was wrong with an answer that settles nothing. `failed_ids` are the keys of rows that the vendor
+    names as failed; they are personal, and stand in no repr.
+    """
+
+    state: JobState
+    code: str | None = None
+    size: int | None = None
+    consumed: int | None = None
+    confirmed: int | None = None
+    not_found: int | None = None
+    failed: int | None = None
+    failed_ids: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How the rows of a complete batch ended; together they are its rows."""
+
+    confirmed: int
+    not_found: int
+    failed: int
+    unreported: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,15 +171,15 @@ class Pacer:
         that pause is longer than a task should sleep.
         """
         while True:
-            reservation = self._reserve(rows)
+            reservation = self.reserve(rows)
             while (left := reservation.at - self._ledger.now()) > 0:
                 if not self._sleep(left):
                     return None
-            with self._ledger.transaction() as db:
-                if self._read(db).blocked_until <= self._ledger.now():
-                    return reservation
+            if self.may_leave(reservation):
+                return reservation
 
-    def _reserve(self, rows: int) -> Reservation:
+    def reserve(self, rows: int) -> Reservation:
+        """Room for a call, which may leave at the reservation's moment; raises Busy as `wait_for` does."""
         with self._ledger.transaction() as db:
             now, pace = self._ledger.now(), self._read(db)
             if (wait := pace.blocked_until - now) > LONGEST_WAIT_S:
@@ -187,6 +187,12 @@ class Pacer:
             pace, reservation = reserve(pace, self._allowance, rows, now)
             self._write(db, pace)
             return reservation
+
+    def may_leave(self, reservation: Reservation) -> bool:
+        """True when the reservation's moment has come, and the vendor has not asked for a pause since it was made."""
+        with self._ledger.transaction() as db:
+            now = self._ledger.now()
+            return reservation.at <= now and self._read(db).blocked_until <= now
 
     def answered(self, reservation: Reservation, *, sent: float, answered_at: float) -> None:
         """Tells when the call left and when its answer came."""

@@ -1,9 +1,9 @@
 """Pack: encodes the profiles, leaves out what the account knows already, and stages the exact bytes of every call.
 
-Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `fingerprint`), and for each plan of the run
-`private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
-`fingerprint`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of what is not sent) and
-`manifest.json`. A plan is good for the generation of the account's state that it was made from; load has it made anew
+Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `fingerprint`), and for each plan of
+the run `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
+`fingerprint`, `memory`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of
+what is not sent) and `manifest.json`. A plan is good for the generation of the account's state that it was made from; load has it made anew
 when the account has moved on.
 """
 
@@ -13,26 +13,32 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from contracts.profiles import COLUMNS
 from etl import delta, parts
 from etl.client import Client
-from etl.destinations import Chosen, choose
+from etl.destinations import Chosen, choose, connect_all
 from etl.destinations.base import Destination
+from etl.ends import plan_folder, rows_of
+from etl.identity import resolved, shared_identities
 from etl.ledger.store import batch_id
 from etl.model import Batch, BatchState, Bucket
 from etl.pacing import Allowance
 from etl.packing import Encoded, pack
 from etl.run import RunContext
-from etl.state import load_state, plan_folder, references
+from etl.state import load_state
 from etl.transform import step as transform
 
 RECORDS = "private/records"
+IDENTITY_SHARED = "identity_shared"
 _JUDGED = ["row", "key", "fingerprint", "reason"]
+_UNIQUE = ("customer_id",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +63,33 @@ class Manifest:
 
 
 def render(ctx: RunContext) -> dict[str, Any]:
-    """Encodes every profile; a profile that the vendor would refuse is unsendable."""
+    """Encodes every profile; a profile that the vendor would refuse is unsendable.
+
+    Where the vendor knows people by something that several customers share, one of them is sent for all.
+    """
     counts = {"records": 0, "unsendable": 0}
     with Client(timeout_s=ctx.connection.timeout_s) as client, ctx.place.staged(RECORDS) as folder:
         folder.mkdir()
-        endpoint = choose(ctx.destination, 0, ctx.connection, client).endpoint
+        endpoint = connect_all(ctx.destination, ctx.connection, client)[0]
+        shared = None
+        if endpoint.identity != _UNIQUE:
+            everyone = parts.scan(ctx.place, f"{transform.FOLDER}/profiles", dict.fromkeys(COLUMNS, pl.String()))
+            shared = shared_identities(everyone, endpoint.identity)
         for number, profiles in enumerate(parts.frames(ctx.place, f"{transform.FOLDER}/profiles")):
-            records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+            records = _records(endpoint, profiles, shared)
             parts.write(folder, number, records)
             counts["records"] += records.height
             counts["unsendable"] += records.height - records["reason"].null_count()
     return counts
+
+
+def _records(endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None) -> pl.DataFrame:
+    if shared is None or shared.is_empty():
+        return endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+    told = resolved(profiles, shared)
+    records = endpoint.render(told.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+    loses = told["identity_shared"].fill_null(value=False)
+    return records.with_columns(reason=pl.when(loses).then(pl.lit(IDENTITY_SHARED)).otherwise("reason"))
 
 
 def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
@@ -76,10 +98,9 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     generation = ctx.ledger.account(account).generation
     state = load_state(ctx.work, ctx.ledger, account)
     settled = _settled_rows(ctx)
+    limit = _limit(ctx, settled)
     with Client(timeout_s=ctx.connection.timeout_s) as client:
-        wanted = sum(_wanted(part).height for _, part in _decided(ctx, state, settled, _JUDGED))
-        limit = _limit(ctx, settled)
-        chosen = choose(ctx.destination, min(wanted, limit), ctx.connection, client)
+        chosen = _choose(ctx, client, lambda columns: _decided(ctx, state, settled, columns), limit)
     folder = plan_folder(ctx.name, plan)
     with ctx.work.staged(folder) as path:
         path.mkdir()
@@ -99,6 +120,36 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     }
     ctx.work.write_json(f"{folder}/manifest.json", summary | {"batches": [asdict(b) for b in writer.batches]})
     return summary
+
+
+_Decisions = Callable[[list[str] | None], Iterator[tuple[int, pl.DataFrame]]]
+
+
+def _choose(ctx: RunContext, client: Client, decided: _Decisions, limit: int) -> Chosen:
+    """The endpoint for the records that are wanted; the small one of two only if each of them fits into its calls."""
+    endpoints = connect_all(ctx.destination, ctx.connection, client)
+    large, small = endpoints[0], endpoints[-1]
+    today = datetime.fromtimestamp(ctx.ledger.now(), UTC).date()
+    alive = today - timedelta(days=small.limits.profile_days or 0)
+    rows = unconfirmed = 0
+    for _, part in decided(_JUDGED):
+        wanted = _wanted(part)
+        rows += wanted.height
+        unconfirmed += wanted.filter((pl.col("confirmed_on") > alive).fill_null(value=False).not_()).height
+    chosen = choose(ctx.destination, min(rows, limit), ctx.connection, client, unconfirmed=unconfirmed)
+    is_roomy = small.envelope == large.envelope and small.limits.bytes_per_call >= large.limits.bytes_per_call
+    if chosen.endpoint.name == large.name or is_roomy:
+        return chosen
+    room = small.limits.bytes_per_call - small.envelope.size
+    texts = (_finished(small, _wanted(part)) for _, part in decided(None))
+    if all((text.str.len_bytes() <= room).fill_null(value=False).all() for text in texts):
+        return chosen
+    return Chosen(endpoint=large, why=f"a profile is not one that {small.name} can send")
+
+
+def _finished(endpoint: Destination, wanted: pl.DataFrame) -> pl.Series:
+    """The records as they are sent."""
+    return endpoint.finish(wanted.select("record", "memory", "known")).rename("record")
 
 
 def manifest(ctx: RunContext, plan: int) -> Manifest:
@@ -133,13 +184,8 @@ def _wanted(part: pl.DataFrame) -> pl.DataFrame:
 
 def _settled_rows(ctx: RunContext) -> pl.Series:
     """Rows that an earlier plan of this run has brought to an end."""
-    ends = {BatchState.ACCEPTED, BatchState.REJECTED}
-    rows = [
-        references(ctx.work, ctx.name, batch.plan).select("row").slice(batch.first, batch.rows).collect().to_series()
-        for batch in ctx.ledger.batches(ctx.name)
-        if batch.state in ends
-    ]
-    return pl.concat([pl.Series("row", [], dtype=pl.UInt64), *rows])
+    ended = [b for b in ctx.ledger.batches(ctx.name) if b.state.is_settled and b.state.keeps_its_rows]
+    return rows_of(ctx.work, ctx.name, ended)["row"]
 
 
 def _limit(ctx: RunContext, settled: pl.Series) -> int:
@@ -193,10 +239,11 @@ class _Stage:
             for bucket, count in kept.group_by("bucket").len().iter_rows():
                 self.kept[bucket] = self.kept.get(bucket, 0) + count
         if sent.height:
-            references = sent.select("row", "key", "fingerprint", size=pl.col("record").str.len_bytes())
+            records = _finished(self.endpoint, sent)
+            references = sent.select("row", "key", "fingerprint", "memory", size=records.str.len_bytes())
             parts.write(self.path / "references", number, references)
             self.taken += sent.height
-            self._open = pl.concat([self._open, sent["record"]])
+            self._open = pl.concat([self._open, records])
             self._pack(last=False)
 
     def finish(self) -> None:

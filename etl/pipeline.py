@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 from etl import extract, load, pack, plan, reconcile, report, validate, wait
 from etl.client import Client
-from etl.destinations import DESTINATIONS, choose
+from etl.destinations import DESTINATIONS, connect_all
 from etl.errors import ConfigError, ExportError
 from etl.ledger import Ledger, Run
 from etl.model import RunReport
@@ -57,6 +57,7 @@ DELIVER = ("load", "wait", "reconcile")
 # These look at the ledger and the vendor, so they are done anew each time; what is settled there they leave alone.
 _ALWAYS = frozenset(DELIVER)
 _COMMAND_LINE = "cli"
+_SHORTEST_PAUSE_S = 0.05
 
 
 def sync_named(name: str) -> Sync:
@@ -92,7 +93,7 @@ def context(
         **more,
     )
     with Client() as client:  # a connection that cannot work is found out before a file is read
-        choose(chosen, 0, ctx.connection, client)
+        connect_all(chosen, ctx.connection, client)
     return ctx
 
 
@@ -153,11 +154,39 @@ def run(ctx: RunContext) -> RunReport:
     begin(ctx)
     try:
         prepare(ctx)
-        for step in DELIVER:
-            do(ctx, step)
     except ExportError as error:
         return refuse(ctx, error)
+    while (sent := do(ctx, "load"))["stopped"] == load.AWAITING and _stays(ctx, sent["wait"]):
+        pass
+    return follow(ctx)
+
+
+def follow(ctx: RunContext) -> RunReport:
+    """What comes after load: waits until the vendor has done with the run's batches, unless it is not to, and reports."""
+    while (waited := do(ctx, "wait"))["pending"] and _stays(ctx, waited["wait"]):
+        pass
+    do(ctx, "reconcile")
     return report.report(ctx)
+
+
+def unfinished(sync: str | None = None) -> list[RunContext]:
+    """The runs whose batches the vendor still works on, newest last, as far as their syncs and connections are here."""
+    settings = Settings.from_environment()
+    found = []
+    for run in Ledger(settings.ledger).runs_at_the_vendor(sync=sync):
+        if run.sync in SYNCS:
+            with suppress(ConfigError):
+                ctx = context(
+                    SYNCS[run.sync], date.fromisoformat(run.day), run_id=run.run_id, destination=run.destination
+                )
+                has_sent = ctx.place.exists("load.json")  # else its process died, and the next run goes on with it
+                found += [ctx] if has_sent and ctx.connection.account == run.account else []
+    return found
+
+
+def _stays(ctx: RunContext, seconds: float) -> bool:
+    """Sleeps until the vendor is to be asked again; False when the run does not wait, or is to stop."""
+    return ctx.options.wait and ctx.sleep(max(seconds, _SHORTEST_PAUSE_S))
 
 
 def refuse(ctx: RunContext, error: ExportError) -> RunReport:

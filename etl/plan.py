@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from etl.limits import limits_of
+from etl.client import Client
+from etl.destinations import connect
 from etl.model import Batch, Bucket
 from etl.pacing import Allowance, Pace, reserve, stored_pace
 from etl.pack import Manifest, manifest, stage
@@ -22,7 +23,8 @@ def plan(ctx: RunContext) -> dict[str, Any]:
     packed = ctx.result("pack")
     staged = manifest(ctx, packed["plan"])
     account, endpoint = ctx.connection.account, staged.endpoint
-    limits = limits_of(endpoint, ctx.connection.limits_for(endpoint))
+    with Client() as client:
+        limits = connect(endpoint, ctx.connection, client).limits
     used = ctx.ledger.used(account, endpoint, limits.quota_hours)
     pace = stored_pace(ctx.ledger, account, endpoint)
     allowance = Allowance.of(limits, ctx.connection.headroom)

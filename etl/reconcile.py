@@ -6,28 +6,25 @@ a crash loses no count, and a row that is missing or has two ends shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
 from etl import parts, validate
-from etl.delta import OUTCOME
-from etl.ledger import lease
-from etl.model import AttemptOutcome, Batch, BatchState, Bucket
+from etl.ends import UNIDENTIFIED, plan_folder, row_ends, share
+from etl.ledger import codes_of, counts_of, lease
+from etl.model import AttemptOutcome, BatchState, Bucket
 from etl.run import RunContext
-from etl.state import absorb, plan_folder, references, rejected_rows, rejection_codes
+from etl.state import absorb
 from etl.transform.step import FOLDER as TRANSFORMED
 
 DISPOSITIONS = "private/dispositions.parquet"
 _COLUMNS = pl.Schema({"row": pl.UInt64, "bucket": pl.String, "code": pl.String, "batch": pl.String})
-_ENDS = {
-    BatchState.PLANNED: Bucket.NOT_SENT,
-    BatchState.SENDING: Bucket.UNKNOWN,
-    BatchState.UNKNOWN: Bucket.UNKNOWN,
-    BatchState.ACCEPTED: Bucket.ACCEPTED,
-    BatchState.REJECTED: Bucket.REJECTED,
-}
+# These keep a profile from being sent for another reason than that it was sent before just as it stands.
+_NOT_SEEN = (Bucket.UNSENDABLE.value, Bucket.SUPERSEDED.value, Bucket.DEFERRED.value)
+# Ends that a code of their batch explains.
+_EXPLAINED = (Bucket.NOT_SENT, Bucket.UNKNOWN, Bucket.PROCESSING, Bucket.UNREPORTED, Bucket.STUCK)
 
 
 def reconcile(ctx: RunContext) -> dict[str, Any]:
@@ -40,7 +37,7 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
     with ctx.place.staged(DISPOSITIONS) as path:
         ends.write_parquet(path)
     records = ctx.result("validate")["crm"]["records"]
-    counted = dict(ends.group_by("bucket").len().iter_rows())
+    counted = _counted(ctx, ends)
     rows = {"records_in": records, **{bucket.value: counted.get(bucket.value, 0) for bucket in Bucket}}
     pos = ctx.result("transform")["pos"]
     each_once = ends.height == records and ends["row"].n_unique() == records
@@ -65,40 +62,50 @@ def _dispositions(ctx: RunContext, plan: int) -> Iterator[pl.DataFrame]:
         yield _end(frame, pl.lit(Bucket.QUARANTINED.value))
     deduplicated = pl.read_parquet(ctx.place.fetch(f"{TRANSFORMED}/deduplicated.parquet"))
     yield _end(deduplicated, pl.lit(Bucket.DEDUPLICATED.value))
+    is_counted = pl.col("bucket") == UNIDENTIFIED  # then the code is the batch whose counters speak of it
     for frame in _kept(ctx, plan, ["row", "bucket", "code"]):
-        yield _end(frame, pl.col("bucket"), pl.col("code"))
+        code, batch = pl.when(~is_counted).then("code"), pl.when(is_counted).then("code")
+        yield _end(frame, pl.col("bucket"), code, batch)
     yield from _batch_ends(ctx)
 
 
 def _batch_ends(ctx: RunContext) -> Iterator[pl.DataFrame]:
-    """The rows of batches; a rejected row inside an accepted batch is found by what the vendor said of it."""
-    rejected = rejected_rows(ctx.ledger, ctx.name)
-    last_code = {attempt.batch: attempt.code for attempt in ctx.ledger.attempts(ctx.name)}
+    """The rows of batches, with why their end is what it is, as far as their batch tells."""
     stopped = ctx.result("load")["stopped"]  # why a batch that was never tried stayed behind
-    batches = [b for b in ctx.ledger.batches(ctx.name) if b.state in _ENDS]
-    for plan in sorted({b.plan for b in batches}):
-        rows = references(ctx.work, ctx.name, plan).select("row").collect()
-        for batch in (b for b in batches if b.plan == plan):
-            yield _batch_end(
-                rows.slice(batch.first, batch.rows),
-                batch,
-                rejected.get(batch.id, {}),
-                last_code.get(batch.id) or stopped,
-            )
+    batches = ctx.ledger.batches(ctx.name)
+    why = {b.id: stopped for b in batches} | {a.batch: a.code or stopped for a in ctx.ledger.attempts(ctx.name)}
+    why |= codes_of(ctx.ledger, ctx.name)
+    reasons = pl.DataFrame(list(why.items()), schema={"batch": pl.String, "why": pl.String}, orient="row")
+    rows = row_ends(ctx.ledger, ctx.work, ctx.name, batches)
+    explained = pl.when(pl.col("end").is_in([bucket.value for bucket in _EXPLAINED])).then("why")
+    ends = rows.join(reasons, on="batch", how="left", maintain_order="left")
+    yield ends.select("row", bucket="end", code=pl.coalesce("code", explained), batch="batch").cast(_COLUMNS)
 
 
-def _batch_end(rows: pl.DataFrame, batch: Batch, rejected: Mapping[int, str], last_code: str | None) -> pl.DataFrame:
-    code = rejection_codes(rejected, rows.height)
-    end = _ENDS[batch.state]
-    bucket = pl.when(code.is_not_null()).then(pl.lit(Bucket.REJECTED.value)).otherwise(pl.lit(end.value))
-    reason = code.fill_null(last_code) if end.is_unfinished and last_code else code
-    return _end(rows, bucket, reason, batch.id)
+def _counted(ctx: RunContext, ends: pl.DataFrame) -> dict[str, int]:
+    """The rows of each bucket; of those whose end the vendor gives in numbers only, by these numbers."""
+    counted: dict[str, int] = dict(ends.group_by("bucket").len().iter_rows())
+    unidentified = ends.filter(pl.col("bucket") == UNIDENTIFIED).group_by("batch").len()
+    counts = counts_of(ctx.ledger, unidentified["batch"].to_list())
+    own = {batch.id for batch in ctx.ledger.batches(ctx.name)}
+    for batch, rows in unidentified.iter_rows():
+        shares = share(rows, counts[batch])
+        delivered = Bucket.CONFIRMED if batch in own else Bucket.UNCHANGED
+        for bucket, count in (
+            (delivered, shares.confirmed),
+            (Bucket.NOT_FOUND, shares.not_found),
+            (Bucket.FAILED_AT_DESTINATION, shares.failed),
+            (Bucket.UNREPORTED, shares.unreported),
+        ):
+            counted[bucket.value] = counted.get(bucket.value, 0) + count
+    counted.pop(UNIDENTIFIED, None)
+    return counted
 
 
 def _end(
-    rows: pl.DataFrame, bucket: pl.Expr, code: pl.Expr | pl.Series | None = None, batch: str | None = None
+    rows: pl.DataFrame, bucket: pl.Expr, code: pl.Expr | None = None, batch: pl.Expr | None = None
 ) -> pl.DataFrame:
-    return rows.with_columns(bucket=bucket, code=code, batch=pl.lit(batch)).select(*_COLUMNS).cast(_COLUMNS)
+    return rows.with_columns(bucket=bucket, code=code, batch=batch).select(*_COLUMNS).cast(_COLUMNS)
 
 
 def _kept(ctx: RunContext, plan: int, columns: list[str]) -> Iterator[pl.DataFrame]:
@@ -108,16 +115,9 @@ def _kept(ctx: RunContext, plan: int, columns: list[str]) -> Iterator[pl.DataFra
 
 def _seen(ctx: RunContext, plan: int) -> pl.DataFrame:
     """Profiles that were found as the account knows them: what the account knows is of this day now."""
-    known = {Bucket.UNCHANGED.value: BatchState.ACCEPTED.value, Bucket.REJECTED.value: BatchState.REJECTED.value}
     frames = [
-        frame.filter(pl.col("bucket").is_in(list(known))).select(
-            "key",
-            "fingerprint",
-            as_of=pl.lit(ctx.day),
-            outcome=pl.col("bucket").replace_strict(known, default=None, return_dtype=OUTCOME),
-            code=pl.col("code").cast(pl.Categorical),
-        )
-        for frame in _kept(ctx, plan, ["key", "fingerprint", "bucket", "code"])
+        frame.filter(~pl.col("bucket").is_in(_NOT_SEEN)).select("key", "fingerprint", as_of=pl.lit(ctx.day))
+        for frame in _kept(ctx, plan, ["key", "fingerprint", "bucket"])
     ]
     return pl.concat(frames) if frames else pl.DataFrame()
 

@@ -9,7 +9,7 @@ from contracts import SENTENCES
 from etl.client import TROUBLES
 from etl.errors import ExportError
 from etl.extract import sources
-from etl.limits import limits_of
+from etl.ledger import counts_of
 from etl.model import POS_BUCKETS, BatchState, Bucket, RunReport
 from etl.run import RunContext
 from etl.storage import Place
@@ -34,9 +34,9 @@ def report(ctx: RunContext) -> RunReport:
         batches=[
             {"id": b.id, "rows": b.rows, "bytes": b.size, "state": b.state.value, "attempts": b.attempts}
             for b in ctx.ledger.batches(ctx.name)
-            if b.state not in {BatchState.SPLIT, BatchState.REPLACED}
+            if b.state.keeps_its_rows
         ],
-        quota=_quota(ctx, ctx.result("plan")["endpoint"]),
+        quota=_quota(ctx, ctx.result("plan")),
         duplicates_possible=account["duplicates_possible"],
         balanced=account["balanced"],
         notices=_notices(ctx, validated),
@@ -120,11 +120,33 @@ _WORDS = SENTENCES | {
     "volume_unusual": "The export has an unusual number of records; --accept-volume lets it pass.",
     "too_many_attributes": "More attributes than the vendor takes for one profile.",
     "record_too_large": "Larger than one call may be.",
+    "profile_too_large": "Larger than the vendor takes for one profile.",
+    "id_not_allowed": "The customer id holds +, / or @, which Adobe Target does not take.",
+    "no_attributes": "Nothing but its id is known of the profile, so that a single update would say nothing.",
+    "identity_shared": "Another customer with the same address is newer, and is sent for both.",
+    "failed_at_destination": "The vendor names the profile as failed.",
+    "refused_by_vendor": "The vendor answered that it does not take this.",
+    "awaiting": "The vendor still works on earlier batches.",
+    "incomplete": "The vendor is not done with the batch yet; run it again, or profile-etl status --wait.",
+    "stuck": "The vendor gave the batch up halfway; parts of it may have been taken.",
+    "status_gone": "The vendor knows nothing of the batch any more.",
+    "counters_unusable": "The batch is done, but its counters are missing or contradict each other.",
+    "status_url_missing": "The vendor took the batch and gave no address to ask after it.",
+    "status_url_refused": "The vendor took the batch and gave an address to ask that is not its own.",
+    "unknown_status_word": "The vendor's answer about the batch has a word that is not known.",
+    "no_status": "The vendor's answer about the batch cannot be read.",
+    "other_batch": "The vendor's answer is about another batch.",
+    "redirected": "The address to ask after the batch answered with a redirect, which is not followed.",
+    "html_answer": "A web page came instead of the vendor's answer: check host, network and proxy.",
     "identifier_refused": "The vendor did not accept the customer id.",
     "crashed": "The process ended between sending and the answer.",
     "no_acknowledgement": "The vendor's answer was not its acknowledgement.",
 }
-_STOPS = {"stopped": "told to stop (Ctrl-C or SIGTERM)", "throttled": "the vendor asked for a long pause"}
+_STOPS = {
+    "awaiting": "the vendor still works on earlier batches; run it again when they are done",
+    "stopped": "told to stop (Ctrl-C or SIGTERM)",
+    "throttled": "the vendor asked for a long pause",
+}
 _NEXT = {
     0: "Every row is accounted for. Nothing to do.",
     1: "Every row is accounted for. Look at the rows named under Reasons.",
@@ -161,10 +183,23 @@ def _sources(ctx: RunContext, validated: dict[str, Any]) -> list[dict[str, Any]]
     ]
 
 
-def _quota(ctx: RunContext, endpoint: str) -> dict[str, Any]:
-    limits = limits_of(endpoint, ctx.connection.limits_for(endpoint))
-    used = ctx.ledger.used(ctx.connection.account, endpoint, limits.quota_hours)
-    return {"limit": limits.quota, "window_hours": limits.quota_hours, "used": used}
+def _quota(ctx: RunContext, planned: dict[str, Any]) -> dict[str, Any]:
+    limit, hours = planned["quota"]["limit"], planned["quota"]["window_hours"]
+    used = ctx.ledger.used(ctx.connection.account, planned["endpoint"], hours)
+    return {"limit": limit, "window_hours": hours, "used": used}
+
+
+def _losses(ctx: RunContext) -> list[str]:
+    """What the vendor counts in a batch and does not name."""
+    batches = {b.id: b for b in ctx.ledger.batches(ctx.name) if b.state is BatchState.COMPLETE}
+    lines = []
+    for batch, counts in counts_of(ctx.ledger, list(batches)).items():
+        counted = {"failed": counts.failed, "were not found": counts.not_found, "are not reported": counts.unreported}
+        said = [f"{count:,} {what}" for what, count in counted.items() if count]
+        if said:
+            rows = batches[batch].rows
+            lines.append(f"batch {batch}: of {rows:,} rows {', '.join(said)}; the vendor does not say which")
+    return lines
 
 
 def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
@@ -182,7 +217,7 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
         notices.append(f"{plan['refused']}: {plan['refused_why']}")
     elif load["stopped"]:
         notices.append(f"stopped early: {_STOPS.get(load['stopped'], load['stopped'])}")
-    return notices
+    return notices + _losses(ctx)
 
 
 def _close(ctx: RunContext, made: RunReport) -> RunReport:

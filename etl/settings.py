@@ -17,6 +17,7 @@ from etl.errors import ConfigError
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_HEADROOM = 0.1
 DEFAULT_TIMEOUT_S = 60.0
+_LONGEST_S = 30 * 86_400.0
 
 
 class Secret:
@@ -70,6 +71,23 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """How a vendor is asked what became of a batch, in seconds.
+
+    The first time `first_s` after it took the batch, then each time after twice as long, at most `max_s`; the wait is
+    over `timeout_s` after it took the batch.
+    """
+
+    first_s: float = 30.0
+    max_s: float = 300.0
+    timeout_s: float = 86_400.0
+
+    def pause(self, polls: int) -> float:
+        """Seconds between the poll of this number, counted from 1 (0: the vendor's "taken"), and the next one."""
+        return min(self.max_s, self.first_s * 2.0 ** min(polls, 60))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """A vendor account, as an Airflow connection describes it (spec section 5)."""
 
@@ -84,6 +102,11 @@ class Connection:
         check_address(self.host, where=f"connection {self.id}")
         _number(self.id, "headroom", self.extra.get("headroom", DEFAULT_HEADROOM), low=0, below=1)
         _number(self.id, "timeout_s", self.extra.get("timeout_s", DEFAULT_TIMEOUT_S), low=1, below=3600)
+        polling = self.extra.get("polling", {})
+        if not isinstance(polling, Mapping) or set(polling) - {"first_s", "max_s", "timeout_s"}:
+            raise ConfigError(f"connection {self.id}: extra.polling is an object of first_s, max_s and timeout_s")
+        for name, value in polling.items():
+            _number(self.id, f"polling.{name}", value, low=0, below=_LONGEST_S)
         limits = self.extra.get("limits", {})
         if not isinstance(limits, Mapping) or not all(isinstance(entry, Mapping) for entry in limits.values()):
             raise ConfigError(f"connection {self.id}: extra.limits must be an object of objects, by endpoint name")
@@ -109,7 +132,10 @@ class Connection:
 
     @classmethod
     def from_parts(cls, conn_id: str, parts: Mapping[str, Any]) -> Connection:
-        """From the keys of Airflow's JSON form; `extra` may be an object or its JSON text."""
+        """From the keys of Airflow's JSON form; `extra` may be an object or its JSON text.
+
+        An entry of `extra` that is null or empty is left out: so Airflow's form stores a field that nobody filled in.
+        """
         extra = parts.get("extra") or {}
         if isinstance(extra, str):
             try:
@@ -124,7 +150,7 @@ class Connection:
             host=str(parts.get("host") or ""),
             login=str(parts.get("login") or ""),
             password=Secret(str(parts.get("password") or "")),
-            extra=extra,
+            extra={name: value for name, value in extra.items() if value is not None and value != ""},
         )
 
     @property
@@ -136,6 +162,11 @@ class Connection:
     def timeout_s(self) -> float:
         """Seconds that one whole request may take."""
         return float(self.extra.get("timeout_s", DEFAULT_TIMEOUT_S))
+
+    @property
+    def polling(self) -> Polling:
+        """How often, and for how long, the vendor is asked about a batch."""
+        return Polling(**{name: float(value) for name, value in self.extra.get("polling", {}).items()})
 
     @property
     def account(self) -> str:

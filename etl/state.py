@@ -7,20 +7,19 @@ beside the old one, and the ledger names it in the transaction that marks its ba
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from datetime import date
-from typing import Any
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
 
 import polars as pl
 
-from etl import parts
 from etl.delta import OUTCOME, STATE, State, updated
+from etl.ends import UNIDENTIFIED, row_ends
 from etl.ledger import Ledger, Run
-from etl.model import Batch, BatchState
+from etl.model import Batch, Bucket
 from etl.storage import Place
 
 FOLDER = "private/state"
-REFERENCES: dict[str, Any] = {"row": pl.UInt64, "key": pl.String, "fingerprint": pl.UInt64, "size": pl.UInt32}
+_DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
 
 
 def load_state(work: Place, ledger: Ledger, account: str) -> State:
@@ -39,8 +38,8 @@ def absorb(
 ) -> int:
     """Brings the outcomes of all runs (`besides` one) into the state; returns the generation that is current then.
 
-    `seen` are profiles (`key`, `fingerprint`, `as_of`, `outcome`, `code`) that were found as they are known: where that
-    still holds, they tell that the account's knowledge is of a later day.
+    `seen` are profiles (`key`, `fingerprint`, `as_of`) that were found as they are known: where that still holds, they
+    tell that the account's knowledge is of a later day.
     """
     batches = [batch for batch in ledger.unabsorbed(account) if batch.run != besides]
     now = ledger.account(account)
@@ -48,7 +47,8 @@ def absorb(
     if seen is not None and seen.height:
         known = load_state(work, ledger, account).find(seen["key"])
         as_known = (seen["fingerprint"] == known["fingerprint"]) & (seen["as_of"] > known["as_of"])
-        news.insert(0, seen.filter(as_known).select(*STATE))
+        later = known.with_columns(seen["key"], seen["as_of"])
+        news.insert(0, later.filter(as_known.fill_null(value=False)).select(*STATE))
     news = [frame for frame in news if frame.height]
     if not news:
         if batches:
@@ -69,30 +69,6 @@ def absorb(
     return generation
 
 
-def references(work: Place, run: str, plan: int) -> pl.LazyFrame:
-    """`row`, `key`, `fingerprint` of a plan's records, in the order in which its batches take them."""
-    return parts.scan(work, f"{plan_folder(run, plan)}/references", REFERENCES)
-
-
-def plan_folder(run: str, plan: int) -> str:
-    """The folder of one plan of a run, in the work place."""
-    return f"{run}/private/plan-{plan:03d}"
-
-
-def rejected_rows(ledger: Ledger, run: str) -> Mapping[str, Mapping[int, str]]:
-    """The codes of the rows that the vendor did not take, by batch and by the row's index in it."""
-    rejected: dict[str, dict[int, str]] = defaultdict(dict)
-    for batch, said in ledger.row_codes(run):
-        if said.rejected:
-            rejected[batch][said.index] = said.code
-    return rejected
-
-
-def rejection_codes(rejected: Mapping[int, str], rows: int) -> pl.Series:
-    """`code` for each row of a batch, null where the row was taken."""
-    return pl.Series("code", [rejected.get(index) for index in range(rows)], dtype=pl.String)
-
-
 def _parts(work: Place, path: str | None) -> Iterator[pl.DataFrame]:
     if path is None:
         return iter(())
@@ -111,24 +87,15 @@ def _by_run(ledger: Ledger, batches: list[Batch]) -> Iterator[tuple[Run, list[Ba
 
 def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch]) -> pl.DataFrame:
     """The state's columns for every row of some batches of a run."""
-    rejected = rejected_rows(ledger, run.run)
-    frames = []
-    for plan in sorted({batch.plan for batch in batches}):
-        rows = references(work, run.run, plan).select("key", "fingerprint").collect()
-        frames += [
-            _outcome(rows.slice(batch.first, batch.rows), batch.state, rejected.get(batch.id, {}))
-            for batch in batches
-            if batch.plan == plan
-        ]
-    return pl.concat(frames).with_columns(as_of=pl.lit(date.fromisoformat(run.day))).select(*STATE)
-
-
-def _outcome(rows: pl.DataFrame, state: BatchState, rejected: Mapping[int, str]) -> pl.DataFrame:
-    """Adds `outcome` and `code` to a batch's rows, and forgets the fingerprint where the outcome is unknown."""
-    code = rejection_codes(rejected, rows.height)
-    outcome = pl.when(code.is_not_null()).then(pl.lit(BatchState.REJECTED.value)).otherwise(pl.lit(state.value))
-    return rows.with_columns(
-        outcome=outcome.cast(OUTCOME),
+    is_delivered = pl.col("end").is_in(_DELIVERED)
+    today = datetime.fromtimestamp(ledger.now(), UTC).date()
+    code = pl.when(pl.col("end") == UNIDENTIFIED).then("batch").otherwise("code")
+    return row_ends(ledger, work, run.run, batches).select(
+        "key",
+        fingerprint=pl.when(pl.col("end") != Bucket.UNKNOWN.value).then("fingerprint"),
+        as_of=pl.lit(date.fromisoformat(run.day)),
+        outcome=pl.col("end").cast(OUTCOME),
         code=code.cast(pl.Categorical),
-        fingerprint=None if state is BatchState.UNKNOWN else "fingerprint",
-    ).cast({"fingerprint": pl.UInt64})
+        memory=pl.when(is_delivered).then("memory"),
+        confirmed_on=pl.when(pl.col("end") == Bucket.CONFIRMED.value).then(pl.lit(today)),
+    )

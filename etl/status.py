@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from functools import partial
 
 from etl.client import Client
-from etl.destinations import ENDPOINTS, choose
+from etl.destinations import ENDPOINTS, connect, connect_all
 from etl.errors import ConfigError, EtlError
 from etl.ledger import Ledger, Run
-from etl.limits import limits_of
 from etl.model import BatchState
 from etl.settings import Connection, Settings
 from etl.storage import Place
 from etl.syncs import SYNCS
 
 _SHOWN = 10
+_DAY_HOURS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,8 @@ def last_runs(ledger: Ledger, sync: str | None) -> Status:
     lines, sending = ["day         exit  batches  unresolved  run"], 0
     for run in runs:
         batches = ledger.batches(run.run)
-        counted = [b for b in batches if b.state not in {BatchState.SPLIT, BatchState.REPLACED}]
-        unresolved = [b for b in counted if not b.state.is_settled]
+        counted = [b for b in batches if b.state.keeps_its_rows]
+        unresolved = [b for b in counted if not b.state.is_settled or b.state is BatchState.PROCESSING]
         sending += sum(b.state is BatchState.SENDING for b in counted)
         code = "open" if run.exit_code is None else str(run.exit_code)
         lines.append(f"{run.day}  {code:>4}  {len(counted):>7}  {len(unresolved):>10}  {run.run}")
@@ -47,15 +47,21 @@ def last_runs(ledger: Ledger, sync: str | None) -> Status:
 
 
 def _quota(ledger: Ledger, runs: list[Run]) -> list[str]:
+    """What is used of each account's endpoints; those of an account whose connection is not set here, if it is anything."""
     lines, known = [], _connections()
-    for account in sorted({run.account for run in runs}):
-        for endpoint in ENDPOINTS:
-            limits = limits_of(endpoint, known[account].limits_for(endpoint) if account in known else None)
-            used = ledger.used(account, endpoint, limits.quota_hours)
-            left = "no quota" if limits.quota is None else f"{limits.quota - used:,} left"
-            if account not in known:
-                left = "its quota is not known without its connection"
-            lines.append(f"{account}  {endpoint}: {used:,} rows in {limits.quota_hours:g} hours, {left}")
+    with Client() as client:
+        for account in sorted({run.account for run in runs}):
+            for endpoint in ENDPOINTS:
+                if account not in known:
+                    if used := ledger.used(account, endpoint, _DAY_HOURS):
+                        unknown = "its quota is not known without its connection"
+                        lines.append(f"{account}  {endpoint}: {used:,} rows in {_DAY_HOURS} hours, {unknown}")
+                    continue
+                with suppress(ConfigError):  # an endpoint of another vendor
+                    limits = connect(endpoint, known[account], client).limits
+                    used = ledger.used(account, endpoint, limits.quota_hours)
+                    left = "no quota" if limits.quota is None else f"{limits.quota - used:,} left"
+                    lines.append(f"{account}  {endpoint}: {used:,} rows in {limits.quota_hours:g} hours, {left}")
     return lines
 
 
@@ -126,5 +132,5 @@ def _connection(name: str) -> str:
     with Client() as client:
         for sync in SYNCS.values():
             if sync.connection == name:
-                choose(sync.destination, 0, connection, client)
+                connect_all(sync.destination, connection, client)
     return f"{connection.host}, account {connection.account}"

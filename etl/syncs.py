@@ -40,5 +40,10 @@ class Sync:
 
 
 SYNCS: dict[str, Sync] = {
-    sync.name: sync for sync in (Sync(name="crm_to_batch", destination="batch", connection="batch_default"),)
+    sync.name: sync
+    for sync in (
+        Sync(name="crm_to_batch", destination="batch", connection="batch_default"),
+        Sync(name="crm_to_adobe_target", destination="adobe_target", connection="adobe_target_default"),
+        Sync(name="crm_to_releva", destination="releva", connection="releva_default"),
+    )
 }

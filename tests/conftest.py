@@ -25,13 +25,15 @@ import requests
 import sqlalchemy as sa
 
 from etl import pipeline
+from etl.emulator.adobe import DEMO_CLIENT
 from etl.emulator.batch import DEMO_API_KEY, DEMO_PROJECT
+from etl.emulator.releva import DEMO_SECRET_KEY
 from etl.emulator.server import start
 from etl.ledger import Ledger
 from etl.model import RunReport
 from etl.run import Options, RunContext
 from etl.settings import Connection, Settings
-from etl.syncs import SYNCS
+from etl.syncs import SYNCS, Sync
 
 # Examples that touch files or databases take as long as the machine is busy.
 hypothesis.settings.register_profile("project", deadline=None)
@@ -39,6 +41,13 @@ hypothesis.settings.load_profile("project")
 
 MONDAY = date(2026, 3, 2)
 Customers = Mapping[str, Mapping[str, str]]
+# The sample sync of each vendor, by what the names of its destinations begin with.
+VENDOR_SYNCS = {"batch": "crm_to_batch", "adobe_target": "crm_to_adobe_target", "releva": "crm_to_releva"}
+CREDENTIALS: dict[str, dict[str, Any]] = {
+    "batch": {"password": DEMO_API_KEY, "extra": {"project_key": DEMO_PROJECT}},
+    "adobe_target": {"login": DEMO_CLIENT, "extra": {}},
+    "releva": {"password": DEMO_SECRET_KEY, "extra": {}},
+}
 
 
 @dataclass
@@ -77,9 +86,18 @@ class Emulator:
         return self._get("requests")["requests"]
 
     @property
+    def jobs(self) -> list[dict[str, Any]]:
+        """Adobe's batches, in order."""
+        return self._get("jobs")["jobs"]
+
+    @property
     def profiles(self) -> dict[str, dict[str, Any]]:
-        """Every profile: its attributes and the number of its updates."""
-        return self._get("profiles")["profiles"]
+        """Every profile at Batch: its attributes and the number of its updates."""
+        return self.profiles_of("batch")
+
+    def profiles_of(self, vendor: str) -> dict[str, dict[str, Any]]:
+        """Every profile at a vendor."""
+        return self._get(f"profiles?vendor={vendor}")["profiles"]
 
     def cities(self) -> dict[str, str]:
         """The attribute that the tests change, by customer."""
@@ -129,9 +147,18 @@ class Installation:
         return Settings(landing=str(self.root / "landing"), work=str(work), ledger=ledger)
 
     @property
+    def vendor(self) -> str:
+        return next(vendor for vendor in VENDOR_SYNCS if self.destination.startswith(vendor))
+
+    @property
+    def sync(self) -> Sync:
+        return SYNCS[VENDOR_SYNCS[self.vendor]]
+
+    @property
     def connection_parts(self) -> dict[str, Any]:
-        extra = {"project_key": DEMO_PROJECT, "headroom": 0, **self.extra}
-        return {"conn_type": "batch", "host": self.host, "password": DEMO_API_KEY, "extra": extra}
+        known = CREDENTIALS[self.vendor]
+        extra = {**known["extra"], "headroom": 0, **self.extra}
+        return {"conn_type": self.vendor, "host": self.host, **known, "extra": extra}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -140,7 +167,7 @@ class Installation:
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
             "PROFILE_ETL_LANDING": self.settings.landing,
             "PROFILE_ETL_WORK": self.settings.work,
-            "AIRFLOW_CONN_BATCH_DEFAULT": json.dumps(self.connection_parts),
+            f"AIRFLOW_CONN_{self.sync.connection.upper()}": json.dumps(self.connection_parts),
         }
 
     def land(self, customers: Customers | int, day: date = MONDAY, *, city: str = "Lyon") -> None:
@@ -161,12 +188,12 @@ class Installation:
     def context(self, day: date = MONDAY, *, run_id: str = "cli-1", **options: Any) -> VirtualRun:
         """A run by its own name, whose sleeps take no time."""
         ctx = VirtualRun(
-            sync=SYNCS["crm_to_batch"],
+            sync=self.sync,
             day=day,
             destination=self.destination,
             run_id=run_id,
             settings=self.settings,
-            connection=Connection.from_parts("batch_default", self.connection_parts),
+            connection=Connection.from_parts(self.sync.connection, self.connection_parts),
             options=Options(**options),
             clock=self.clock,
         )
@@ -181,7 +208,7 @@ class Installation:
         """The command `profile-etl run` as a process of its own, in real time."""
         options = ("--date", str(day), "--destination", self.destination, "--json", *arguments)
         return subprocess.Popen(
-            (sys.executable, "-c", "from etl.cli import main; main()", "run", "crm_to_batch", *options),
+            (sys.executable, "-c", "from etl.cli import main; main()", "run", self.sync.name, *options),
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 
 import polars as pl
@@ -28,21 +28,24 @@ class Known:
     as_of: date
     outcome: str
     code: str | None = None
+    memory: int | None = None
+    confirmed_on: date | None = None
 
 
+STAYS = ("processing", "failed_at_destination", "not_found", "unreported", "stuck")
+memories = st.none() | st.integers(0, 2**64 - 1)
 known = st.one_of(
-    st.builds(Known, st.integers(0, 3), days, st.just("accepted")),
+    st.builds(Known, st.integers(0, 3), days, st.just("accepted"), st.none(), memories),
+    st.builds(Known, st.integers(0, 3), days, st.just("confirmed"), st.none(), memories, days),
     st.builds(Known, st.integers(0, 3), days, st.just("rejected"), st.sampled_from(["http_400", "http_422"])),
+    st.builds(Known, st.integers(0, 3), days, st.sampled_from(STAYS)),
+    st.builds(Known, st.integers(0, 3), days, st.just("unidentified"), st.sampled_from(["batch-1", "batch-2"])),
     st.builds(Known, st.none(), days, st.just("unknown")),
 )
 
 
 def frame(model: dict[str, Known]) -> pl.DataFrame:
-    rows = [
-        {"key": key, "fingerprint": k.fingerprint, "as_of": k.as_of, "outcome": k.outcome, "code": k.code}
-        for key, k in model.items()
-    ]
-    return pl.DataFrame(rows, schema=STATE)
+    return pl.DataFrame([{"key": key, **asdict(k)} for key, k in model.items()], schema=STATE)
 
 
 def records(wanted: dict[str, int]) -> pl.DataFrame:
@@ -55,16 +58,18 @@ def judged(model: Known | None, print_: int, day: date, *, full: bool) -> tuple[
     if model is None:
         return None, None
     if model.fingerprint == print_ and not full:
-        return ("rejected", model.code) if model.outcome == "rejected" else ("unchanged", None)
+        return ("unchanged" if model.outcome in {"accepted", "confirmed"} else model.outcome), model.code
     return ("superseded", None) if model.as_of > day else (None, None)
 
 
 @given(st.dictionaries(keys, known), st.dictionaries(keys, st.integers(0, 3)), days, st.booleans())
 def test_decide_agrees_with_the_rule(model, wanted, day, full):
-    """Unchanged, rejected before, spoken of by a later day, or to be sent: the same as row by row."""
+    """As it ended before, spoken of by a later day, or to be sent: the same as row by row."""
     decided = decide(records(wanted), State.load([frame(model)]), day, full=full)
     expected = [judged(model.get(key), print_, day, full=full) for key, print_ in wanted.items()]
-    assert decided.rows() == expected
+    assert decided.select("bucket", "code").rows() == expected
+    remembered = [model.get(key, Known(None, day, "")) for key in wanted]
+    assert decided.select("known", "confirmed_on").rows() == [(k.memory, k.confirmed_on) for k in remembered]
 
 
 @given(st.lists(st.dictionaries(keys, known), max_size=5), st.lists(st.sampled_from([*KEYS, "C-unknown"])))
@@ -80,6 +85,17 @@ def test_a_key_is_found_in_whichever_part_it_stands(parts, asked):
     assert found.select("fingerprint", "as_of", "outcome", "code").rows() == expected
 
 
+def after(old: Known, new: Known) -> Known:
+    """What is known of a profile once there are news of it, in plain words."""
+    confirmed = [day for day in (old.confirmed_on, new.confirmed_on) if day]
+    return replace(
+        new,
+        as_of=max(new.as_of, old.as_of),
+        memory=old.memory if new.memory is None else new.memory,
+        confirmed_on=max(confirmed) if confirmed and new.outcome != "not_found" else None,
+    )
+
+
 class StateMachine(RuleBasedStateMachine):
     """States follow each other as a dictionary would, for whatever news comes."""
 
@@ -93,7 +109,7 @@ class StateMachine(RuleBasedStateMachine):
         self.parts = list(updated(self.parts, frame(news)))
         for key, new in news.items():
             old = self.model.get(key)
-            self.model[key] = replace(new, as_of=max(new.as_of, old.as_of)) if old else new
+            self.model[key] = after(old, new) if old else new
 
     @invariant()
     def every_profile_stands_once(self) -> None:
@@ -104,6 +120,14 @@ class StateMachine(RuleBasedStateMachine):
 
 TestStateMachine = StateMachine.TestCase
 TestStateMachine.settings = settings(max_examples=20, stateful_step_count=8)
+
+
+def test_a_state_of_an_earlier_version_is_read():
+    """It has no memory and no confirmation, and fewer ways to end."""
+    old = frame({"C-1": Known(1, DAY, "accepted"), "C-2": Known(2, DAY, "rejected", "http_400")})
+    earlier = old.drop("memory", "confirmed_on").cast({"outcome": pl.Enum(["accepted", "rejected", "unknown"])})
+    assert pl.concat(updated([earlier], frame({}))).equals(old)
+    assert State.load([earlier]).find(pl.Series(["C-2"]))["code"].to_list() == ["http_400"]
 
 
 def test_a_profile_that_changes_back_is_sent_again():

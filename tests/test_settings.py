@@ -133,13 +133,25 @@ def test_loopback_is_what_the_address_says(address):
     "extra",
     [
         {"headroom": 1}, {"headroom": -0.1}, {"headroom": "0.1"}, {"headroom": True}, {"headroom": float("nan")},
-        {"headroom": None}, {"timeout_s": 0}, {"timeout_s": 1e9}, {"timeout_s": [60]}, {"limits": []}, {"limits": None},
-        {"limits": {"batch_update": 200}}, "{", "[]", "7", ["a"],
+        {"timeout_s": 0}, {"timeout_s": 1e9}, {"timeout_s": [60]}, {"limits": []}, {"limits": {"batch_update": 200}},
+        {"limits": {"batch_update": None}}, "{", "[]", "7", ["a"],
     ],
 )  # fmt: skip
 def test_extra_settings_are_checked_at_once(extra):
     """Not when the first call is under way."""
     _refusal(extra=extra)
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_an_extra_setting_that_is_empty_is_as_if_it_were_not_there(empty):
+    """Airflow's form stores null for a field that nobody filled in; the account's name must not depend on that."""
+    names = ("project_key", "api_version", "bulk_version", "id", "headroom", "timeout_s", "polling", "limits")
+    bare = Connection.from_parts("c", _parts(extra=None))
+    for extra in (dict.fromkeys(names, empty), json.dumps(dict.fromkeys(names, empty))):
+        stored = Connection.from_parts("c", _parts(extra=extra))
+        assert stored == bare
+        assert (stored.headroom, stored.timeout_s, stored.polling) == (bare.headroom, bare.timeout_s, bare.polling)
+        assert stored.account == bare.account
 
 
 @pytest.mark.parametrize("part", ["host", "login", "project_key", "conn_type"])

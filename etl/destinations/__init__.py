@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from etl.client import Client
+from etl.destinations.adobe_target import AdobeBulk, AdobeSingle
 from etl.destinations.base import Destination
 from etl.destinations.batch import BatchEndpoint
+from etl.destinations.releva import Releva
 from etl.errors import ConfigError
 from etl.settings import Connection
 
@@ -16,21 +18,33 @@ Connect = Callable[[str, Connection, Client], Destination]
 ENDPOINTS: Mapping[str, Connect] = {
     "batch_update": BatchEndpoint.connect,
     "batch_mass_update": BatchEndpoint.connect,
+    "adobe_target_single": AdobeSingle.connect,
+    "adobe_target_bulk": AdobeBulk.connect,
+    "releva": Releva.connect,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A destination that picks one of two endpoints: `large` from more rows on than one of its calls takes."""
+    """A destination that picks one of two endpoints of the same records.
+
+    `small` is for no more rows than its limit `rows_by_choice` says, or else than one call of `large` takes; with
+    `only_confirmed`, for profiles only that `large` has confirmed not long ago.
+    """
 
     small: str
     large: str
+    only_confirmed: bool = False
 
 
 DESTINATIONS: Mapping[str, str | Choice] = {
     "batch_update": "batch_update",
     "batch_mass_update": "batch_mass_update",
     "batch": Choice(small="batch_update", large="batch_mass_update"),
+    "adobe_target_single": "adobe_target_single",
+    "adobe_target_bulk": "adobe_target_bulk",
+    "adobe_target": Choice(small="adobe_target_single", large="adobe_target_bulk", only_confirmed=True),
+    "releva": "releva",
 }
 
 
@@ -47,20 +61,32 @@ def connect(endpoint: str, connection: Connection, client: Client) -> Destinatio
     return ENDPOINTS[endpoint](endpoint, connection, client)
 
 
-def choose(destination: str, rows: int, connection: Connection, client: Client) -> Chosen:
-    """The endpoint for a number of changed rows; raises ConfigError for an unknown destination."""
+def connect_all(destination: str, connection: Connection, client: Client) -> list[Destination]:
+    """Every endpoint that a destination may use, the one that renders its records first.
+
+    Raises ConfigError for an unknown destination, and for a connection that does not fit it.
+    """
     entry = DESTINATIONS.get(destination)
     if entry is None:
         raise ConfigError(f"unknown destination {destination!r}; known: {', '.join(DESTINATIONS)}")
+    names = [entry] if isinstance(entry, str) else [entry.large, entry.small]
+    return [connect(name, connection, client) for name in names]
+
+
+def choose(destination: str, rows: int, connection: Connection, client: Client, *, unconfirmed: int = 0) -> Chosen:
+    """The endpoint for a number of changed rows, `unconfirmed` of which the large endpoint has not confirmed lately."""
+    endpoints = connect_all(destination, connection, client)
+    entry = DESTINATIONS[destination]
     if isinstance(entry, str):
-        return Chosen(endpoint=connect(entry, connection, client), why=f"{entry} was asked for by name")
-    large = connect(entry.large, connection, client)
-    full_call = large.limits.rows_per_call
-    if rows > full_call:
+        return Chosen(endpoint=endpoints[0], why=f"{entry} was asked for by name")
+    large, small = endpoints
+    up_to = small.limits.rows_by_choice or large.limits.rows_per_call
+    if rows > up_to:
+        return Chosen(endpoint=large, why=f"{rows:,} profiles are more than {small.name} is used for ({up_to:,})")
+    if entry.only_confirmed and unconfirmed:
         return Chosen(
-            endpoint=large, why=f"{rows:,} profiles are more than one full call of {entry.large} ({full_call:,})"
+            endpoint=large,
+            why=f"{unconfirmed:,} of {rows:,} profiles were not confirmed by {large.name} lately, and {small.name} "
+            "cannot create one",
         )
-    small = connect(entry.small, connection, client)
-    return Chosen(
-        endpoint=small, why=f"{rows:,} profiles are no more than one full call of {entry.large} takes ({full_call:,})"
-    )
+    return Chosen(endpoint=small, why=f"{rows:,} profiles are no more than {small.name} is used for ({up_to:,})")

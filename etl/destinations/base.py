@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import polars as pl
 
-from etl.model import Limits, Receipt
+from etl.model import BatchStatus, Limits, Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +56,34 @@ class Destination(Protocol):
     def envelope(self) -> Envelope:
         """How records become the bytes of one call."""
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The profile columns that the vendor knows people by; the first that has a value is the profile's key."""
+
     def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
-        """One encoded record a profile: `row`, `key`, `record`, and `reason` where the vendor would not take it."""
+        """One encoded record a profile: `row`, `key`, `record`, `reason`, `memory`.
+
+        `record` is the whole of what will be said of the profile, and its fingerprint decides whether it has changed;
+        `reason` is a code where the vendor would not take it. `memory` (64 bits or null) is given back with the
+        profile's next record, once the vendor has accepted this one.
+        """
+
+    def finish(self, records: pl.DataFrame) -> pl.Series:
+        """The texts as they are sent, of `record`, `memory` and `known`, the memory of what was accepted last.
+
+        Null where only another endpoint of the same records can send this one.
+        """
 
     def submit(self, payload: bytes) -> Receipt:
         """One request; raises a DeliveryError unless the vendor acknowledged it."""
+
+    def check(self) -> None:
+        """One request that changes nothing; raises a DeliveryError unless the vendor lets this account in."""
+
+
+@runtime_checkable
+class AwaitsCompletion(Protocol):
+    """A destination whose vendor goes on working after it took a batch, and can be asked how far it is."""
+
+    def poll(self, job: str) -> BatchStatus:
+        """One question about a job of a receipt; raises a DeliveryError where no answer came. Never sleeps."""

@@ -69,9 +69,10 @@ class BatchEndpoint:
     name: str
     limits: Limits
     client: Client
-    url: str
+    base: str
     headers: dict[str, str] = field(repr=False)
     envelope: Envelope = _ARRAY
+    identity: tuple[str, ...] = ("customer_id",)
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client) -> BatchEndpoint:
@@ -89,7 +90,7 @@ class BatchEndpoint:
             name=name,
             limits=limits_of(name, connection.limits_for(name)),
             client=client,
-            url=f"{connection.host.rstrip('/')}/{version}/{_PATHS[name]}",
+            base=f"{connection.host.rstrip('/')}/{version}",
             headers={
                 "Authorization": f"Bearer {connection.password.reveal()}",
                 "X-Batch-Project": project,
@@ -115,11 +116,15 @@ class BatchEndpoint:
             .then(pl.lit("record_too_large"))
         )
         encoded = profiles.select("row", key="customer_id", record=record, attributes=attributes)
-        return encoded.select("row", "key", "record", reason=reason)
+        return encoded.select("row", "key", "record", reason=reason, memory=pl.lit(None, dtype=pl.UInt64))
+
+    def finish(self, records: pl.DataFrame) -> pl.Series:
+        """A record is sent as it was rendered."""
+        return records["record"]
 
     def submit(self, payload: bytes) -> Receipt:
         """One call; only a complete, documented acknowledgement counts as taken."""
-        answer = self.client.post(self.url, body=payload, headers=self.headers)
+        answer = self.client.post(f"{self.base}/{_PATHS[self.name]}", body=payload, headers=self.headers)
         raise_for_status(answer)
         try:
             rows = _acknowledgement(answer)
@@ -131,6 +136,10 @@ class BatchEndpoint:
                 request_id=answer.request_id,
             ) from None
         return Receipt(request_id=answer.request_id, rows=rows)
+
+    def check(self) -> None:
+        """Asks for the newest export request, which needs the key and the project, and changes nothing."""
+        raise_for_status(self.client.get(f"{self.base}/exports/list?limit=1", headers=self.headers))
 
 
 def _acknowledgement(answer: Answer) -> tuple[RowCode, ...]:

@@ -54,6 +54,12 @@ def word(key: str, column: str, words: Mapping[bool, str]) -> Member:
     return _member(key, column, '"', word, '"')
 
 
+def whole(key: str, values: Sequence[Member]) -> Member:
+    """An object that is there only if all of its members are."""
+    inside = pl.concat_str([value.fragment for value in values], separator=",")
+    return _member(key, values[0].column, "{", inside, "}")
+
+
 def members(values: Sequence[Member]) -> pl.Expr:
     """The inside of an object: the members that are there, with commas between them."""
     return pl.concat_str([value.fragment for value in values], separator=",", ignore_nulls=True)

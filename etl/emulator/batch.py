@@ -1,8 +1,8 @@
-"""Batch's profile API: /profiles/update and /profiles/mass-update.
+"""Batch's profile API: /profiles/update and /profiles/mass-update; and /exports/list, which tells whether a key is valid.
 
 From the vendor's pages "Profiles", "Update profile" and "Mass update profile" (doc.batch.com); what those leave open is
-decided here and listed in docs/emulator.md. Not played: events, installations, exports, deletion, the asynchronous
-processing after a 202 (what is accepted is applied at once).
+decided here and listed in docs/emulator.md. Not played: events, installations, deletion, exports (their list is always
+empty), the asynchronous processing after a 202 (what is accepted is applied at once).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hmac
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -21,6 +22,7 @@ from zoneinfo import available_timezones
 from starlette.requests import Request
 
 from etl.emulator.rate import Bucket, Meter, Rate
+from etl.emulator.strict import Rule, header_problem, parse, shaped
 from etl.emulator.wire import Answer, Call, read_body
 
 DEMO_API_KEY: Final = "demo-rest-key"
@@ -52,12 +54,13 @@ LIMITS: Final = Limits(
 BLOCKED_IDS: Final = frozenset(
     ["undefined", "null", "nil", "(null)", "[object object]", "true", "false", "nan", "infinity", "-infinity"],
 )
-ROUTE = re.compile(r"/[0-9]{1,2}\.[0-9]{1,2}(/profiles/[a-z-]+)")
+EXPORTS: Final = "/exports/list"
+NO_EXPORTS: Final = b'{"exports":[],"count":0,"has_more":false}'
+ROUTE = re.compile(r"/[0-9]{1,2}\.[0-9]{1,2}(/(?:profiles|exports)/[a-z-]+)")
 CUSTOM_KEY = re.compile(r"[a-z0-9_]{1,30}")
 TYPED_KEY = re.compile(r"(date|url)\(([a-z0-9_]{1,30})\)")
 DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{1,9})?Z")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#]+\S*")
-JSON_TYPE = re.compile(r"application/json(\s*;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
 EMAIL = re.compile(r"[^@\s]+@[A-Za-z0-9.-]+\.[A-Za-z0-9]+")
 ERROR_CODES: Final = {
     400: "MALFORMED_REQUEST",
@@ -68,10 +71,6 @@ ERROR_CODES: Final = {
     500: "SERVER_ERROR",
     503: "MAINTENANCE",
 }
-
-
-Rule = Callable[[Any], str | None]
-"""What is wrong with an attribute's value, or None. No rule ever sees null: that erases."""
 
 
 def text_problem(value: Any) -> str | None:
@@ -128,16 +127,6 @@ def date_problem(value: Any) -> str | None:
     return None
 
 
-def shaped(pattern: re.Pattern[str], what: str, *, at_most: int | None = None) -> Rule:
-    """The rule of a string with one shape."""
-
-    def problem(value: Any) -> str | None:
-        fits = isinstance(value, str) and (at_most is None or len(value) <= at_most) and pattern.fullmatch(value)
-        return None if fits else f"not {what}"
-
-    return problem
-
-
 def timezone_problem(value: Any) -> str | None:
     return None if isinstance(value, str) and value in time_zones() else "not an IANA time zone"
 
@@ -173,7 +162,7 @@ def rule_of(key: str) -> Rule | None:
 
 
 def attribute_problem(key: str, value: Any) -> str | None:
-    """What is wrong with one attribute, or None."""
+    """What is wrong with one attribute, or None; no rule ever sees null, which erases."""
     rule = rule_of(key)
     if rule is None:
         return "no such attribute name"
@@ -195,29 +184,6 @@ def identifier_problem(identifiers: Any) -> str | None:
 
 
 # --- the request ------------------------------------------------------------------------------------------------------
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a key that stands twice is an error."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return result
-
-
-def not_a_number(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
-
-
-def parse(body: bytes) -> Any:
-    """Strict JSON: UTF-8 without lone surrogates, no key twice, no NaN. Raises ValueError."""
-    try:
-        document = json.loads(body.decode("utf-8"), object_pairs_hook=unique, parse_constant=not_a_number)
-        if b"\\u" in body:
-            json.dumps(document, ensure_ascii=False).encode("utf-8")
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    return document
 
 
 def shape_problem(operations: Any, rate: Rate) -> str | None:
@@ -254,7 +220,9 @@ class Project:
         default_factory=lambda: {path: Bucket(rate.per_second, rate.bucket) for path, rate in LIMITS.endpoints.items()},
     )
     meters: dict[str, Meter] = field(
-        default_factory=lambda: {path: Meter(rate) for path, rate in LIMITS.endpoints.items()},
+        default_factory=lambda: {
+            path: Meter(rate, counts=Counter(partial_errors=0)) for path, rate in LIMITS.endpoints.items()
+        },
     )
 
     def apply(self, index: int, operation: Mapping[str, Any], call: Call) -> list[dict[str, Any]]:
@@ -300,6 +268,7 @@ class Batch:
     """The API of one company: its REST key opens all of its projects."""
 
     name = "Batch"
+    roots: tuple[str, ...] = ("",)
 
     def __init__(
         self,
@@ -317,7 +286,9 @@ class Batch:
 
     def serves(self, method: str, path: str) -> bool:
         route = ROUTE.fullmatch(path)
-        return method == "POST" and route is not None and route[1] in LIMITS.endpoints
+        if route is None:
+            return False
+        return route[1] in LIMITS.endpoints if method == "POST" else (method, route[1]) == ("GET", EXPORTS)
 
     async def read(self, request: Request, arrived: float) -> Call:
         path = request.url.path
@@ -331,10 +302,10 @@ class Batch:
         """The operations of a call, and the refusal if nothing of it can be taken."""
         if not call.account:
             return (), refused(401, "the REST key or the project key is not valid")
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            return (), refused(400, "unknown Content-Encoding")
-        if not JSON_TYPE.fullmatch(headers.get("content-type", "")):
-            return (), refused(400, "the Content-Type is not application/json")
+        if call.endpoint == EXPORTS:
+            return (), None
+        if problem := header_problem(headers):
+            return (), refused(400, problem)
         if call.body.size > LIMITS.body_bytes:
             return (), refused(413, f"the body is over {LIMITS.body_bytes} bytes")
         try:
@@ -347,6 +318,8 @@ class Batch:
     def answer(self, call: Call) -> Answer:
         if call.refusal is not None:
             return call.refusal
+        if call.endpoint == EXPORTS:
+            return Answer(status=200, body=NO_EXPORTS)
         if any(row.get("identifiers") == {"custom_id": one} for row in call.rows for one in call.refuse_call_with):
             return refused(400, "an operation was refused by a fault")
         project = self._projects[call.account]
@@ -355,17 +328,17 @@ class Batch:
         errors = [error for index, row in enumerate(call.rows) for error in project.apply(index, row, call)]
         meter = project.meters[call.endpoint]
         meter.rows_applied += len(call.rows)
-        meter.partial_errors += len(errors)
+        meter.counts["partial_errors"] += len(errors)
         body = {"code": "SUCCESS_WITH_PARTIAL_ERRORS", "errors": errors} if errors else {"code": "SUCCESS"}
         return Answer(status=202, body=json.dumps(body).encode())
 
     def record(self, call: Call, outcome: str) -> None:
-        if call.account:
+        if call.account and call.endpoint in LIMITS.endpoints:
             meter = self._projects[call.account].meters[call.endpoint]
             meter.record(at=call.arrived, rows=len(call.rows), body_bytes=call.body.size, outcome=outcome)
 
-    def error_body(self, status: int) -> bytes:
-        return refused(status, "answered by a fault").body or b""
+    def error(self, status: int, message: str) -> Answer:
+        return refused(status, message)
 
     def state(self) -> list[dict[str, Any]]:
         now = self._clock()
@@ -386,6 +359,9 @@ class Batch:
     def profiles(self, account: str | None = None) -> dict[str, dict[str, Any]]:
         project = self._projects.get(account or next(iter(self._projects)))
         return project.profiles if project else {}
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return []
 
     def _account(self, headers: Mapping[str, str]) -> str:
         """The project that the two headers open together, or nothing."""

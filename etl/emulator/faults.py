@@ -20,6 +20,20 @@ from etl.emulator.wire import Answer, Call
 Handler = Callable[[Call], Awaitable[Answer]]
 Fault = Callable[[Handler], Handler]
 
+JOBS: Final = (
+    "stuck",
+    "incomplete",
+    "lost",
+    "unknown_word",
+    "no_counters",
+    "negative_counters",
+    "other_batch",
+)
+BOMB: Final = (
+    b'<!DOCTYPE response [<!ENTITY e0 "ha">'
+    + b"".join(b'<!ENTITY e%d "%b">' % (level, b"&e%d;" % (level - 1) * 10) for level in range(1, 10))
+    + b"]>"
+)
 HTML: Final = b"<!doctype html><title>Sign in</title><p>Please sign in to the network."
 
 
@@ -112,23 +126,34 @@ def _gzip_bomb(value: Any) -> Fault:
     return together([_answer(body=bomb), _header("content-encoding", "gzip")])
 
 
-def _refuse_attribute(value: Any) -> Fault:
-    pairs = frozenset((text.rpartition("/")[0], text.rpartition("/")[2]) for text in _texts(value))
-    return changing_call(lambda call: replace(call, refuse_attribute=call.refuse_attribute | pairs))
+def _call(word: str, read: Callable[[Any], Any]) -> Callable[[Any], Fault]:
+    """An action that sets the call's field of the same name; a set grows."""
+
+    def make(value: Any) -> Fault:
+        given = read(value)
+
+        def change(call: Call) -> Call:
+            grown = getattr(call, word) | given if isinstance(given, frozenset) else given
+            return replace(call, **{word: grown})
+
+        return changing_call(change)
+
+    return make
 
 
-def _refuse_call_with(value: Any) -> Fault:
-    ids = _texts(value)
-    return changing_call(lambda call: replace(call, refuse_call_with=call.refuse_call_with | ids))
-
-
-def _rate_limit(value: Any) -> Fault:
-    enforced = _word(value, "on", "off") == "on"
-    return changing_call(lambda call: replace(call, rate_limit=enforced))
+def _xml(change: Callable[[bytes], bytes]) -> Callable[[Any], Fault]:
+    """An action that spoils the vendor's own XML."""
+    return lambda _: changing_answer(
+        lambda answer: replace(answer, body=change(answer.body or b"<response></response>")),
+    )
 
 
 def _texts(value: Any) -> frozenset[str]:
     return frozenset([value] if isinstance(value, str) else value)
+
+
+def _pairs(value: Any) -> frozenset[tuple[str, str]]:
+    return frozenset((text.rpartition("/")[0], text.rpartition("/")[2]) for text in _texts(value))
 
 
 def _word(value: Any, *words: str | bool) -> Any:
@@ -139,14 +164,21 @@ def _word(value: Any, *words: str | bool) -> Any:
 
 # In the order in which they wrap: what changes the call is innermost, what happens to the answer outermost.
 ACTIONS: Final[Mapping[str, Callable[[Any], Fault]]] = {
-    "rate_limit": _rate_limit,
-    "refuse_call_with": _refuse_call_with,
-    "refuse_attribute": _refuse_attribute,
+    "rate_limit": _call("rate_limit", lambda value: _word(value, "on", "off") == "on"),
+    "refuse_call_with": _call("refuse_call_with", _texts),
+    "refuse_attribute": _call("refuse_attribute", _pairs),
+    "job": _call("job", lambda value: _word(value, *JOBS)),
+    "fail_id": _call("fail_id", _texts),
+    "fail_rows": _call("fail_rows", int),
+    "lose_rows": _call("lose_rows", int),
+    "status_host": _call("status_host", str),
     "status": _status,
     "drop": lambda value: instead(Answer(status=0, drop=_word(value, "close", "reset"))),
     "redirect": lambda value: _header("location", str(value)),
     "body": _body,
     "html": lambda _: _answer(body=HTML, content_type="text/html"),
+    "malformed_xml": _xml(lambda body: body.replace(b"</response>", b"</respons>")),
+    "entity_bomb": _xml(lambda body: BOMB + body.replace(b"</response>", b"<message>&e9;</message></response>")),
     "gzip_bomb": _gzip_bomb,
     "retry_after": lambda value: _header("retry-after", str(value), on=lambda status: status in {429, 503}),
     "delay": lambda value: delayed(float(value)),

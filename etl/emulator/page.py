@@ -14,6 +14,13 @@ from html import escape
 from typing import Any, Final
 
 REFRESH_SECONDS: Final = 3
+COUNTS: Final = {
+    "partial_errors": "Partial errors",
+    "profiles_not_found": "Not found",
+    "failed_updates": "Failed",
+    "backfill_events": "Backfill events",
+    "subscription_changes": "Subscription changes",
+}
 VALUE_SHOWN: Final = 80  # characters
 
 STYLE: Final = """
@@ -59,11 +66,13 @@ HEADERS: Final = {
 def render(
     *,
     endpoints: Sequence[Mapping[str, Any]],
+    jobs: Sequence[Mapping[str, Any]],
     requests: Sequence[Mapping[str, Any]],
     profiles: Sequence[Mapping[str, Any]],
     faults: Sequence[Mapping[str, Any]],
 ) -> str:
     """The whole page; what it is given are the JSON objects of the control routes."""
+    idle = ", ".join(f"{state['vendor']} {state['endpoint']}" for state in endpoints if not state["calls"])
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -74,40 +83,47 @@ def render(
 <style>{STYLE}</style>
 <h1>profile-etl emulator</h1>
 <p class="soft">A stand-in for the vendors. Nothing that arrives here goes any further; times are UTC.</p>
-<div class="cards">{"".join(map(_endpoint, endpoints))}</div>
+<div class="cards">{"".join(_endpoint(state) for state in endpoints if state["calls"])}</div>
+<p class="soft small">{f"Not called yet: {escape(idle)}" if idle else ""}</p>
 <h2>Faults in force</h2>
 <div class="card">{_table(["Fault", "Calls seen", "Calls hit"], map(_fault, faults), "None: every call is answered as the vendor would.")}</div>
 <h2>Latest requests</h2>
 <div class="card">{_table(["Arrived", "Request", "Answer", "Rows", "Bytes", "SHA-256 of the body"], map(_request, requests), "No request has arrived yet.")}</div>
+<h2>Latest batches at work</h2>
+<div class="card">{_table(["Submitted", "Batch", "Status", "Rows", "Polls", "Stored", "Not found", "Failed"], map(_job, jobs), "None: no vendor has taken rows to work on later.")}</div>
 <h2>Newest profiles</h2>
-<div class="card">{_table(["Id", "Updated", "Updates", "Attributes"], map(_profile, profiles), "No profile has arrived yet.")}</div>
+<div class="card">{_table(["Vendor", "Id", "Updated", "Updates", "Attributes"], map(_profile, profiles), "No profile has arrived yet.")}</div>
 </html>
 """
 
 
 def _endpoint(state: Mapping[str, Any]) -> str:
-    limits = state["limits"]
-    used = limits["bucket"] - state["lowest_level"]
-    figures = {
-        "Rows": state["rows"],
-        "Calls": state["calls"],
-        "Profiles": state["profiles"],
-        "Partial errors": state["partial_errors"],
-    }
-    meters = [
-        _bar("Largest call", state["largest_call"], limits["items_per_call"], "rows"),
-        _bar("Rate bucket, most in use", used, limits["bucket"], f"rows, {limits['per_second']:,} back a second"),
-        _bar("Largest body", state["largest_body"], limits["body_bytes"], "bytes"),
-    ]
+    figures = {"Rows": state["rows"], "Calls": state["calls"], "Profiles": state["profiles"]}
+    figures |= {name: state[key] for key, name in COUNTS.items() if key in state}
     return f"""<section class="card">
 <h3>{escape(state["endpoint"])}</h3>
 <div class="soft small">{escape(state["vendor"])} · {escape(state["account"])}</div>
 <dl class="figures">{"".join(f"<div><dt>{name}</dt><dd>{number:,}</dd></div>" for name, number in figures.items())}</dl>
 <div>{"".join(_chip(outcome, f"{outcome} : {count:,}") for outcome, count in sorted(state["statuses"].items()))}</div>
-{"".join(meters)}
+{"".join(_bars(state, state["limits"]))}
 <div class="meter soft">Busiest second: {state["most_rows_in_a_second"]:,} rows · last call {_time(state["last_arrival"])}</div>
 </section>
 """
+
+
+def _bars(state: Mapping[str, Any], limits: Mapping[str, int]) -> Iterable[str]:
+    """A bar for each limit that the endpoint has."""
+    if "items_per_call" in limits:
+        yield _bar("Largest call", state["largest_call"], limits["items_per_call"], "rows")
+    if "bucket" in limits:
+        used = limits["bucket"] - state["lowest_level"]
+        yield _bar("Rate bucket, most in use", used, limits["bucket"], f"rows, {limits['per_second']:,} back a second")
+    if "calls_per_minute" in limits:
+        yield _bar("Busiest minute", state["most_calls_in_a_minute"], limits["calls_per_minute"], "calls")
+    if "rows_per_day" in limits:
+        yield _bar("Last 24 hours", state["rows_in_a_day"], limits["rows_per_day"], "rows")
+    if "body_bytes" in limits:
+        yield _bar("Largest body", state["largest_body"], limits["body_bytes"], "bytes")
 
 
 def _bar(name: str, used: float, limit: int, unit: str) -> str:
@@ -124,8 +140,18 @@ def _fault(fault: Mapping[str, Any]) -> Iterable[str]:
     return [_attributes(words), _number(fault["seen"]), _number(fault["struck"])]
 
 
+def _job(job: Mapping[str, Any]) -> Iterable[str]:
+    return [
+        f'<td class="small">{_time(job["submitted"])}</td>',
+        f"<td><code>{escape(job['id'])}</code> <span class=soft>{escape(job['vendor'])} v{job['version']}</span></td>",
+        f"<td>{escape(job['status'])}</td>",
+        *(_number(job[name]) for name in ("rows", "polls", "successful", "not_found", "failed")),
+    ]
+
+
 def _profile(profile: Mapping[str, Any]) -> Iterable[str]:
     return [
+        f'<td class="small">{escape(profile["vendor"])}</td>',
         f'<td class="id"><code>{escape(str(profile["id"]))}</code></td>',
         f'<td class="small">{_time(profile["updated"])}</td>',
         _number(profile["updates"]),
@@ -148,7 +174,7 @@ def _table(headings: Sequence[str], rows: Iterable[Iterable[str]], when_empty: s
     body = "".join(f"<tr>{''.join(row)}</tr>\n" for row in rows)
     if not body:
         return f'<p class="none">{escape(when_empty)}</p>'
-    numbers = {"Rows", "Bytes", "Updates", "Calls seen", "Calls hit"}
+    numbers = {"Rows", "Bytes", "Updates", "Calls seen", "Calls hit", "Polls", "Stored", "Not found", "Failed"}
     head = "".join(f"<th{' class=number' if heading in numbers else ''}>{escape(heading)}</th>" for heading in headings)
     return f"<table><tr>{head}</tr>\n{body}</table>"
 

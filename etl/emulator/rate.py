@@ -1,4 +1,4 @@
-"""Token buckets, and the meter that tells how a caller's pacing looks from here, whether it is enforced or not."""
+"""Token buckets and rolling windows, and the meter that tells how a caller's pacing looks from here, whether it is enforced or not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROUNDING = 0.01  # of a token: seconds since 1970 in a float are that coarse at 10,000 tokens a second
+INSTANT = 0.001  # of a second: what lies a whole window apart is apart, whatever rounding says
+MINUTE = 60
+DAY = 86_400
 MOST_ARRIVALS = 100_000
 
 
@@ -52,6 +55,30 @@ class Bucket:
         return self.level
 
 
+@dataclass(slots=True)
+class Window:
+    """What was taken in the last so many seconds. Time does not run backwards."""
+
+    seconds: float
+    taken: deque[tuple[float, int]] = field(default_factory=deque)
+    total: int = 0
+
+    def used(self, now: float) -> int:
+        """Move to `now` and return what is still in the window."""
+        while self.taken and now - self.taken[0][0] >= self.seconds - INSTANT:
+            self.total -= self.taken.popleft()[1]
+        return self.total
+
+    def take(self, items: int, now: float, *, at_most: int | None) -> bool:
+        """Take all the items or, if the window would then hold more than allowed, none."""
+        used = self.used(now)
+        if at_most is not None and used + items > at_most:
+            return False
+        self.taken.append((now, items))
+        self.total += items
+        return True
+
+
 def lowest_level(arrivals: Iterable[tuple[float, int]], rate: Rate) -> float:
     """The lowest level of a bucket from which each (time, rows) was taken, negative if it was ever overdrawn."""
     bucket = Bucket(rate.per_second, rate.bucket)
@@ -59,17 +86,24 @@ def lowest_level(arrivals: Iterable[tuple[float, int]], rate: Rate) -> float:
     return min(levels, default=float(rate.bucket))
 
 
+def most_within(seconds: float, arrivals: Iterable[tuple[float, int]]) -> int:
+    """The most that arrived in any so many seconds, their end excluded."""
+    window = Window(seconds)
+    most = 0
+    for at, rows in sorted(arrivals):
+        window.take(rows, at, at_most=None)
+        most = max(most, window.total)
+    return most
+
+
 def most_in_a_second(arrivals: Iterable[tuple[float, int]]) -> int:
     """The most rows that arrived in any one second, its end excluded."""
-    window: deque[tuple[float, int]] = deque()
-    most = inside = 0
-    for at, rows in sorted(arrivals):
-        window.append((at, rows))
-        inside += rows
-        while at - window[0][0] >= 1:
-            inside -= window.popleft()[1]
-        most = max(most, inside)
-    return most
+    return most_within(1, arrivals)
+
+
+def most_calls_in_a_minute(arrivals: Iterable[tuple[float, int]]) -> int:
+    """The most calls that arrived in any sixty seconds, whatever their rows."""
+    return most_within(MINUTE, ((at, 1) for at, _ in arrivals))
 
 
 @dataclass(slots=True)
@@ -77,14 +111,14 @@ class Meter:
     """Counts what arrived at one endpoint for one account.
 
     A call answered 429 took no tokens; every other call is held against the rate, also one that failed otherwise,
-    since its sender cannot know what the vendor counted.
+    since its sender cannot know what the vendor counted. `counts` are the vendor's own.
     """
 
-    rate: Rate
+    rate: Rate | None = None
     calls: int = 0
     rows: int = 0
     rows_applied: int = 0
-    partial_errors: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     largest_call: int = 0
     largest_body: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
@@ -111,12 +145,13 @@ class Meter:
             "calls": self.calls,
             "rows": self.rows,
             "rows_applied": self.rows_applied,
-            "partial_errors": self.partial_errors,
             "largest_call": self.largest_call,
             "largest_body": self.largest_body,
             "statuses": dict(self.statuses),
             "first_arrival": self.first_arrival,
             "last_arrival": self.last_arrival,
-            "lowest_level": round(lowest_level(arrivals, self.rate), 1) + 0.0,
             "most_rows_in_a_second": most_in_a_second(arrivals),
+            "most_calls_in_a_minute": most_calls_in_a_minute(arrivals),
+            **({"lowest_level": round(lowest_level(arrivals, self.rate), 1) + 0.0} if self.rate else {}),
+            **self.counts,
         }

@@ -15,7 +15,7 @@ from typing import Any
 from starlette.types import ASGIApp
 from uvicorn import Config, Server
 
-from etl.emulator import batch
+from etl.emulator import adobe, batch, releva
 from etl.emulator.app import create_app
 from etl.emulator.faults import parse_fault
 from etl.emulator.wire import Wire
@@ -30,16 +30,24 @@ def run_server(host: str, port: int, faults: Sequence[str] = (), *, allow_remote
     app = create_app(faults=[parse_fault(text) for text in faults])
     with _listen(host, port, allow_remote=allow_remote) as listener:
         sys.stdout.write(f"emulator on {_url(listener)}\n")
-        sys.stdout.write(f"export AIRFLOW_CONN_BATCH_DEFAULT='{_connection(_url(listener))}'\n")
+        for name, connection in connections(_url(listener)).items():
+            sys.stdout.write(f"export {name}='{connection}'\n")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
             _server(app).run([listener])
 
 
-def _connection(url: str) -> str:
-    """How a sync is pointed here, as its environment variable wants it."""
-    extra = {"project_key": batch.DEMO_PROJECT}
-    return json.dumps({"conn_type": "batch", "host": url, "password": batch.DEMO_API_KEY, "extra": extra})
+def connections(url: str) -> dict[str, str]:
+    """How syncs are pointed at an emulator with the demo keys, as environment variables want it."""
+    given: dict[str, dict[str, Any]] = {
+        "batch": {"password": batch.DEMO_API_KEY, "extra": {"project_key": batch.DEMO_PROJECT}},
+        "adobe_target": {"login": adobe.DEMO_CLIENT, "extra": {"polling": {"first_s": 1, "max_s": 5}}},
+        "releva": {"password": releva.DEMO_SECRET_KEY},
+    }
+    return {
+        f"AIRFLOW_CONN_{kind.upper()}_DEFAULT": json.dumps({"conn_type": kind, "host": url, **parts})
+        for kind, parts in given.items()
+    }
 
 
 @contextlib.contextmanager

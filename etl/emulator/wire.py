@@ -11,8 +11,8 @@ import hashlib
 import http
 import socket
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from starlette.requests import Request
@@ -61,7 +61,8 @@ class Call:
     """One request as its vendor read it.
 
     `refusal` is the answer to a request that cannot be read or is not allowed, `account` who sent it (empty: nobody
-    that the vendor knows), `rows` its operations. The last three fields are set by faults.
+    that the vendor knows), `rows` its operations, `host` its Host header, `parameters` what else its URL said. The
+    fields from `rate_limit` on are set by faults.
     """
 
     path: str
@@ -71,15 +72,23 @@ class Call:
     body: Body
     rows: Sequence[Any] = ()
     refusal: Answer | None = None
+    host: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
     rate_limit: bool = True
     refuse_call_with: frozenset[str] = frozenset()
     refuse_attribute: frozenset[tuple[str, str]] = frozenset()
+    job: str = ""
+    status_host: str = ""
+    fail_id: frozenset[str] = frozenset()
+    fail_rows: int = 0
+    lose_rows: int = 0
 
 
 class Vendor(Protocol):
     """One vendor's API. A new one is a module with such a class and a line in `app.create_app`."""
 
     name: str
+    roots: tuple[str, ...]  # how its paths begin: an unknown path under them is answered in its words
 
     def serves(self, method: str, path: str) -> bool:
         """Whether this is one of the vendor's routes."""
@@ -93,14 +102,17 @@ class Vendor(Protocol):
     def record(self, call: Call, outcome: str) -> None:
         """Enter the call and its answer's `outcome` in the meter of its endpoint."""
 
-    def error_body(self, status: int) -> bytes:
-        """The vendor's words for an error of this status."""
+    def error(self, status: int, message: str) -> Answer:
+        """An error of this status in the vendor's words."""
 
     def state(self) -> list[dict[str, Any]]:
         """One JSON object an endpoint and account, with its meter."""
 
     def profiles(self, account: str | None = None) -> dict[str, dict[str, Any]]:
         """Profiles by id, the newest last; of the first account if none is named."""
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """What the vendor works on after its answer, the newest last; JSON objects."""
 
     def reset(self) -> None:
         """Forget everything."""

@@ -1,6 +1,22 @@
 """The ledger: what was sent, what became of it, who may send, and how much was used."""
 
+from etl.ledger.jobs import Job, claim_due, codes_of, counts_of, note_poll, open_jobs
 from etl.ledger.lease import lease
 from etl.ledger.store import Account, Attempt, Ledger, LostLeaseError, QuotaSpentError, Run, batch_id
 
-__all__ = ["Account", "Attempt", "Ledger", "LostLeaseError", "QuotaSpentError", "Run", "batch_id", "lease"]
+__all__ = [
+    "Account",
+    "Attempt",
+    "Job",
+    "Ledger",
+    "LostLeaseError",
+    "QuotaSpentError",
+    "Run",
+    "batch_id",
+    "claim_due",
+    "codes_of",
+    "counts_of",
+    "lease",
+    "note_poll",
+    "open_jobs",
+]

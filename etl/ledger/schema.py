@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-REVISION = "0001"  # the newest migration
+REVISION = "0002"  # the newest migration
 metadata = sa.MetaData()
 
 accounts = sa.Table(
@@ -106,4 +106,38 @@ row_codes = sa.Table(
     sa.Column("row_index", sa.Integer, primary_key=True),
     sa.Column("code", sa.String, primary_key=True),
     sa.Column("rejected", sa.Boolean, nullable=False),  # the whole row, or only a field of it
+)
+
+# What became of a batch that the vendor works on after taking it.
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("batch", sa.String, sa.ForeignKey("batches.id"), primary_key=True),
+    sa.Column("account", sa.String, nullable=False),
+    sa.Column("url", sa.String, nullable=False),
+    sa.Column("opened_at", sa.Float, nullable=False),
+    sa.Column("next_poll_at", sa.Float, nullable=False),  # a poller that claims the job moves it on
+    sa.Column("polls", sa.Integer, nullable=False, default=0),
+    sa.Column("gone", sa.Integer, nullable=False, default=0),  # answers in a row that knew of no such batch
+    sa.Column("code", sa.String),  # why the newest answer settled nothing
+    sa.Column("confirmed", sa.Integer),  # these four from the moment on at which the batch is complete
+    sa.Column("not_found", sa.Integer),
+    sa.Column("failed", sa.Integer),
+    sa.Column("unreported", sa.Integer),
+    sa.Index("jobs_by_account", "account", "next_poll_at"),
+)
+
+polls = sa.Table(
+    "polls",
+    metadata,
+    sa.Column("batch", sa.String, sa.ForeignKey("batches.id"), primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("state", sa.String),  # the vendor's word; null where no answer came
+    sa.Column("code", sa.String),
+    sa.Column("size", sa.BigInteger),  # the counters as the vendor gave them
+    sa.Column("consumed", sa.BigInteger),
+    sa.Column("confirmed", sa.BigInteger),
+    sa.Column("not_found", sa.BigInteger),
+    sa.Column("failed", sa.BigInteger),
 )

@@ -7,6 +7,7 @@ transaction; what must be true together is written together.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,11 @@ import sqlalchemy as sa
 
 from etl.errors import ConfigError, EtlError
 from etl.ledger.migrate import migrate
-from etl.ledger.schema import accounts, attempts, batches, quota_slices, row_codes, runs
+from etl.ledger.schema import accounts, attempts, batches, jobs, quota_slices, row_codes, runs
 from etl.model import AttemptOutcome, Batch, BatchState, RowCode
 
 QUOTA_SLICE_S = 300
+_MANY = 10_000
 # Some attempt of a batch may have arrived, whatever became of the others.
 _IN_DOUBT = sa.exists().where(
     attempts.c.batch == batches.c.id, attempts.c.outcome.in_([AttemptOutcome.UNKNOWN, AttemptOutcome.CRASHED])
@@ -79,6 +81,7 @@ class Ledger:
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         self.url = url
         self.engine = _engine(url)
+        self._open = threading.local()
         try:
             with self.transaction() as db:
                 migrate(db)
@@ -90,9 +93,20 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """A write transaction; nobody else writes meanwhile (SQLite), or to the rows read `for update` (PostgreSQL)."""
+        """A write transaction; nobody else writes meanwhile (SQLite), or to the rows read `for update` (PostgreSQL).
+
+        One inside another of the same thread is part of it, so that what belongs together is committed together.
+        """
+        outer: sa.Connection | None = getattr(self._open, "transaction", None)
+        if outer is not None:
+            yield outer
+            return
         with self.engine.begin() as db:
-            yield db
+            self._open.transaction = db
+            try:
+                yield db
+            finally:
+                self._open.transaction = None
 
     def close(self) -> None:
         """Gives the database connections back."""
@@ -128,6 +142,12 @@ class Ledger:
         wanted = {"sync": sync, "day": day, "destination": destination}
         where = [runs.c[name] == value for name, value in wanted.items() if value is not None]
         return self._runs(*where, limit=limit)
+
+    def runs_at_the_vendor(self, *, sync: str | None = None) -> list[Run]:
+        """Runs with a batch that the vendor works on, the oldest first."""
+        working = sa.exists().where(batches.c.run == runs.c.run, batches.c.state == BatchState.PROCESSING)
+        wanted = [runs.c.sync == sync] if sync is not None else []
+        return self._runs(working, *wanted, limit=_MANY)[::-1]
 
     def usual_records(self, *, sync: str, destination: str, before: str, days: int) -> list[int]:
         """Records of the newest finished run of each of the last days before `before` that had one."""
@@ -200,35 +220,39 @@ class Ledger:
                 for row in db.execute(query)
             ]
 
-    def intend(self, batch: Batch, *, account: str, fence: int, quota: int | None, quota_hours: float) -> int:
-        """Commits the intent to POST a batch and returns the attempt's number.
+    def intend(
+        self, wanted: Sequence[Batch], *, account: str, fence: int, quota: int | None, quota_hours: float
+    ) -> list[int]:
+        """Commits the intent to POST some batches of one endpoint; returns the numbers of their attempts.
 
-        Raises LostLeaseError when another holder has the account, and QuotaSpentError when the rows do not fit into the
-        rolling quota.
+        Raises LostLeaseError when another holder has the account, and QuotaSpentError when the rows do not all fit into
+        the rolling quota.
         """
+        rows, endpoint = sum(batch.rows for batch in wanted), wanted[0].endpoint
+        ids = [batch.id for batch in wanted]
         with self.transaction() as db:
             now = self.now()
             self._check_fence(db, account, fence)
             slot = int(now // QUOTA_SLICE_S)
-            if quota is not None and self._used(db, account, batch.endpoint, quota_hours, now) + batch.rows > quota:
+            if quota is not None and self._used(db, account, endpoint, quota_hours, now) + rows > quota:
                 raise QuotaSpentError(f"the quota of {quota:,} rows in {quota_hours:g} hours is used up")
-            self._ensure(db, quota_slices, {"account": account, "endpoint": batch.endpoint, "slot": slot, "used": 0})
-            self._debit(db, account, batch.endpoint, slot, batch.rows)
-            taken = (batches.c.id == batch.id) & batches.c.state.in_([BatchState.PLANNED, BatchState.UNKNOWN])
-            changed = db.execute(
-                sa.update(batches).where(taken)
+            self._ensure(db, quota_slices, {"account": account, "endpoint": endpoint, "slot": slot, "used": 0})
+            self._debit(db, account, endpoint, slot, rows)
+            waiting = batches.c.id.in_(ids) & batches.c.state.in_([BatchState.PLANNED, BatchState.UNKNOWN])
+            taken = db.execute(
+                sa.update(batches).where(waiting)
                 .values(state=BatchState.SENDING, attempts=batches.c.attempts + 1, absorbed=False)
+                .returning(batches.c.id, batches.c.attempts)
             )  # fmt: skip
-            if changed.rowcount != 1:
-                raise LostLeaseError(f"batch {batch.id} is no longer waiting to be sent")
-            n: int = db.execute(sa.select(batches.c.attempts).where(batches.c.id == batch.id)).scalar_one()
+            numbers = {row.id: row.attempts for row in taken}
+            if len(numbers) != len(ids):
+                raise LostLeaseError("a batch is no longer waiting to be sent")
+            common = {"fence": fence, "slot": slot, "started_at": now, "outcome": AttemptOutcome.SENDING}
             db.execute(
-                sa.insert(attempts).values(
-                    batch=batch.id, n=n, fence=fence, rows=batch.rows, bytes=batch.size, slot=slot,
-                    started_at=now, outcome=AttemptOutcome.SENDING,
-                )
-            )  # fmt: skip
-            return n
+                sa.insert(attempts),
+                [{"batch": b.id, "n": numbers[b.id], "rows": b.rows, "bytes": b.size, **common} for b in wanted],
+            )
+            return [numbers[id_] for id_ in ids]
 
     def settle(
         self,
@@ -242,8 +266,10 @@ class Ledger:
         request_id: str | None = None,
         codes: Sequence[RowCode] = (),
         children: Sequence[Batch] = (),
+        job: str | None = None,
+        next_poll_at: float = 0,
     ) -> None:
-        """Commits the outcome of an attempt, what the vendor said of its rows, and the halves of a split batch.
+        """Commits the outcome of an attempt, what the vendor said of its rows, its job, the halves of a split batch.
 
         A batch in doubt does not become planned again: that one attempt left nothing says nothing of the one before.
         Raises LostLeaseError when another process has recovered the attempt already.
@@ -263,8 +289,10 @@ class Ledger:
             slot = db.execute(sa.update(attempts).where(where).values(ended).returning(attempts.c.slot)).scalar()
             if slot is None:
                 raise LostLeaseError(f"another process took batch {batch.id} over")
-            db.execute(sa.update(batches).where(batches.c.id == batch.id).values(state=left))
-            own = db.execute(sa.select(batches).where(batches.c.id == batch.id)).one()
+            own = db.execute(
+                sa.update(batches).where(batches.c.id == batch.id).values(state=left)
+                .returning(batches.c.run, batches.c.account, batches.c.endpoint, batches.c.plan)
+            ).one()  # fmt: skip
             if outcome is AttemptOutcome.NOT_SENT:
                 self._debit(db, own.account, own.endpoint, slot, -batch.rows)
             if codes:
@@ -273,6 +301,9 @@ class Ledger:
                     sa.insert(row_codes),
                     [{"batch": batch.id, "row_index": c.index, "code": c.code, "rejected": c.rejected} for c in unique],
                 )
+            if job is not None:
+                opened = {"opened_at": self.now(), "next_poll_at": next_poll_at}
+                db.execute(sa.insert(jobs).values(batch=batch.id, account=own.account, url=job, **opened))
             for child in children:
                 values = {"run": own.run, "account": own.account, "plan": own.plan, "parent": batch.id}
                 names = ("id", "endpoint", "ordinal", "file", "offset", "size", "sha256", "first", "rows", "state")
@@ -284,7 +315,7 @@ class Ledger:
             self._check_fence(db, account, fence)
             lost = (batches.c.account == account) & (batches.c.state == BatchState.SENDING)
             ids = list(db.execute(sa.select(batches.c.id).where(lost)).scalars())
-            for chunk in _chunks(ids):
+            for chunk in chunks(ids):
                 open_attempt = attempts.c.batch.in_(chunk) & (attempts.c.outcome == AttemptOutcome.SENDING)
                 values = {"outcome": AttemptOutcome.CRASHED, "code": "crashed", "ended_at": self.now()}
                 db.execute(sa.update(attempts).where(open_attempt).values(values))
@@ -311,7 +342,7 @@ class Ledger:
         A batch that was in doubt when it handed its rows on counts as unknown.
         """
         handed_on = (BatchState.SPLIT, BatchState.REPLACED)
-        ended = batches.c.state.in_([BatchState.ACCEPTED, BatchState.REJECTED, BatchState.UNKNOWN])
+        ended = batches.c.state.in_([s for s in BatchState if s.tells_of_its_rows])
         where = (
             (batches.c.account == account)
             & ~batches.c.absorbed
@@ -330,7 +361,7 @@ class Ledger:
             self._check_fence(db, account, fence)
             values = {"generation": generation, "state_path": state_path}
             db.execute(sa.update(accounts).where(accounts.c.account == account).values(values))
-            for chunk in _chunks([b.id for b in absorbed]):
+            for chunk in chunks([b.id for b in absorbed]):
                 db.execute(sa.update(batches).where(batches.c.id.in_(chunk)).values(absorbed=True))
 
     # The lease; etl.ledger.lease keeps it
@@ -366,9 +397,14 @@ class Ledger:
 
     # Inside
 
-    def _check_fence(self, db: sa.Connection, account: str, fence: int) -> None:
+    def lock_account(self, db: sa.Connection, account: str) -> int:
+        """The account's fence; until the transaction ends nobody else gets here."""
         query = sa.select(accounts.c.fence).where(accounts.c.account == account).with_for_update()
-        if db.execute(query).scalar_one() != fence:
+        fence: int = db.execute(query).scalar_one()
+        return fence
+
+    def _check_fence(self, db: sa.Connection, account: str, fence: int) -> None:
+        if self.lock_account(db, account) != fence:
             raise LostLeaseError("another process took this account over; this one stops")
 
     def _used(self, db: sa.Connection, account: str, endpoint: str, hours: float, now: float) -> int:
@@ -414,7 +450,8 @@ def _batch(row: sa.Row[Any]) -> Batch:
     )  # fmt: skip
 
 
-def _chunks(ids: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+def chunks(ids: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """Ids in portions that one statement can name."""
     return (ids[at : at + size] for at in range(0, len(ids), size))
 
 

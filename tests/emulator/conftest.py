@@ -48,6 +48,13 @@ class Client:
             self.url + path, data=data, headers=self.headers(**headers), timeout=10, allow_redirects=False
         )
 
+    def send(self, method: str, path: str, body: str | bytes = b"", **headers: str) -> requests.Response:
+        """A call with no header of its own making but those given."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.session.request(
+            method, self.url + path, data=body, headers=given, timeout=10, allow_redirects=False
+        )
+
     def raw(self, body: Any, path: str = "/2.11/profiles/update") -> bytes:
         """All bytes that come back on a connection of its own, until the emulator ends it."""
         data = json.dumps(body).encode()
@@ -76,8 +83,13 @@ class Client:
         states = self.get("/_control/state")["endpoints"]
         return next(state for state in states if (state["endpoint"], state["account"]) == (endpoint, account))
 
-    def attributes(self, custom_id: str) -> Any:
-        return self.get(f"/_control/profiles/{custom_id}")["attributes"]
+    def attributes(self, identity: str, vendor: str = "batch") -> Any:
+        return self.get(f"/_control/profiles/{identity}?vendor={vendor}")["attributes"]
+
+    def held(self, vendor: str) -> dict[str, Any]:
+        """The attributes of every profile of a vendor."""
+        profiles = self.get(f"/_control/profiles?vendor={vendor}")["profiles"]
+        return {identity: profile["attributes"] for identity, profile in profiles.items()}
 
 
 @pytest.fixture(scope="session")

@@ -273,3 +273,20 @@ def test_reset_forgets_everything(emulator):
 def test_health_says_ok(emulator):
     """For whoever waits until the emulator is up."""
     assert emulator.get("/_control/health") == {"status": "ok"}
+
+
+def test_the_list_of_exports_tells_whether_a_key_is_valid(emulator):
+    """It is empty, and needs key and project."""
+    path = "/2.11/exports/list"
+    answer = emulator.session.get(emulator.url + path, headers=emulator.headers(), timeout=10)
+    assert (answer.status_code, answer.json()) == (200, {"exports": [], "count": 0, "has_more": False})
+    assert emulator.session.get(emulator.url + path, timeout=10).status_code == 401
+    assert emulator.send("POST", path).status_code == 404
+
+
+def test_profiles_are_asked_for_by_vendor(emulator):
+    """Batch unless another is named; there is no fourth."""
+    emulator.post([operation("crm-1", n=1)])
+    assert emulator.held("batch") == {"crm-1": {"n": 1}}
+    assert emulator.held("adobe_target") == emulator.held("releva") == {}
+    assert emulator.send("GET", "/_control/profiles?vendor=other").status_code == 404

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.emulator.batch import LIMITS, attribute_problem, edited, identifier_problem, parse
+from etl.emulator.batch import LIMITS, attribute_problem, edited, identifier_problem
+from etl.emulator.strict import parse
 
 
 @pytest.mark.parametrize(

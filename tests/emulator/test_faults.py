@@ -278,5 +278,5 @@ def test_the_documentation_lists_exactly_the_words_of_a_fault():
 
 def test_every_action_compiles_from_text():
     """Whatever can be asked for over HTTP can be asked for at the command line."""
-    samples = {"rate_limit": "off", "drop": "close", "framing": "close", "gzip_bomb": "1"}
+    samples = {"rate_limit": "off", "drop": "close", "framing": "close", "gzip_bomb": "1", "job": "stuck"}
     assert all(compile_fault({word: samples.get(word, "429")}) for word in ACTIONS)

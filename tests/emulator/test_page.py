@@ -36,8 +36,9 @@ class Tags(HTMLParser):
 def rendered(*, attributes=None, path="/2.11/profiles/update", fault=None, custom_id="crm-1") -> str:
     return page.render(
         endpoints=[],
+        jobs=[],
         requests=[{"at": 0, "method": "POST", "path": path, "outcome": "202", "rows": 1, "bytes": 2, "sha256": "ab"}],
-        profiles=[{"id": custom_id, "updated": 0, "updates": 1, "attributes": attributes or {}}],
+        profiles=[{"vendor": "Batch", "id": custom_id, "updated": 0, "updates": 1, "attributes": attributes or {}}],
         faults=[{"body": fault or "x", "seen": 1, "struck": 1}],
     )
 
@@ -55,6 +56,15 @@ def test_the_page_shows_what_arrived(emulator):
 def test_an_empty_emulator_has_a_page(emulator):
     """Nothing has arrived: it says so."""
     assert "No profile has arrived yet" in requests.get(emulator.url, timeout=10).text
+
+
+def test_endpoints_without_a_call_are_only_named(emulator):
+    """What is not in use takes one line."""
+    emulator.send("GET", "/m2/demo/profile/batchStatus?batchId=none")
+    html = requests.get(emulator.url, timeout=10).text
+    assert re.findall("<h3>(.*)</h3>", html) == ["/profile/batchStatus"]
+    assert "1 of 50 calls" in Tags(html).text
+    assert "Releva /api/v0/profiles" in Tags(html).text.split("Not called yet: ")[1]
 
 
 def test_an_overdrawn_bucket_is_seen(emulator):

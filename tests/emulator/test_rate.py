@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.emulator.rate import ROUNDING, Bucket, Meter, Rate, lowest_level, most_in_a_second
+from etl.emulator.rate import (
+    INSTANT,
+    ROUNDING,
+    Bucket,
+    Meter,
+    Rate,
+    Window,
+    lowest_level,
+    most_in_a_second,
+    most_within,
+)
 
 RATE = Rate(items_per_call=200, per_second=300, bucket=1_000)
 steps = st.lists(st.tuples(st.floats(0, 5), st.integers(1, 200)), max_size=60)
@@ -60,6 +70,21 @@ def test_the_busiest_second_is_the_busiest(gaps_and_rows):
     assert most_in_a_second(calls) == slow
 
 
+@given(steps, st.integers(100, 400))
+def test_a_window_lets_no_more_through_than_it_holds(gaps_and_rows, most):
+    """In any three seconds; and it refuses only what would be too much."""
+    window, taken = Window(3), []
+    for now, rows in at_times(gaps_and_rows):
+        inside = sum(items for at, items in taken if now - at < 3 - INSTANT)
+        assert window.used(now) == inside
+        if window.take(rows, now, at_most=most):
+            taken.append((now, rows))
+            assert inside + rows <= most
+        else:
+            assert inside + rows > most
+    assert most_within(3, taken) <= most
+
+
 def test_five_full_calls_are_a_burst_and_the_sixth_waits():
     """1,000 tokens are five calls of 200; 300 a second refill one in two thirds of a second."""
     bucket = Bucket(RATE.per_second, RATE.bucket)
@@ -77,7 +102,6 @@ def test_the_meter_does_not_hold_refused_calls_against_the_rate():
         "calls": 4,
         "rows": 800,
         "rows_applied": 0,
-        "partial_errors": 0,
         "largest_call": 200,
         "largest_body": 10,
         "statuses": {"202": 1, "429": 1, "503": 1, "429 cut": 1},
@@ -85,4 +109,5 @@ def test_the_meter_does_not_hold_refused_calls_against_the_rate():
         "last_arrival": 1.0,
         "lowest_level": pytest.approx(600),
         "most_rows_in_a_second": 400,
+        "most_calls_in_a_minute": 2,
     }

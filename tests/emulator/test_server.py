@@ -16,7 +16,7 @@ import requests
 
 from etl import emulator
 from etl.emulator.app import create_app
-from etl.emulator.server import run_server, start
+from etl.emulator.server import connections, run_server, start
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])  # noqa: S104  # that is what must be refused
@@ -59,6 +59,9 @@ def test_as_a_command_it_prints_its_address_serves_and_ends_on_a_signal(stop):
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         url = re.search(r"http://127\.0\.0\.1:\d+$", process.stdout.readline().strip())[0]
+        exports = [process.stdout.readline() for _ in range(3)]
+        assert exports == [f"export {name}='{value}'\n" for name, value in connections(url).items()]
+        assert exports[0].startswith("export AIRFLOW_CONN_BATCH_DEFAULT=")
         assert requests.get(f"{url}/_control/health", timeout=10).status_code == 200
         process.send_signal(stop)
         _, errors = process.communicate(timeout=10)

@@ -76,7 +76,8 @@ def intend(ledger: Ledger):
     """Commits the intent to send a batch; without a quota unless a test says so."""
 
     def make(batch: Batch, fence: int, *, quota: int | None = None, hours: float = 24) -> int:
-        return ledger.intend(batch, account=ACCOUNT, fence=fence, quota=quota, quota_hours=hours)
+        (number,) = ledger.intend([batch], account=ACCOUNT, fence=fence, quota=quota, quota_hours=hours)
+        return number
 
     return make
 

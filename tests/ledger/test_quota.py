@@ -121,7 +121,7 @@ def _send(ledger, now, calls, quota, hours):
     for batch, (pause, rows, outcome, late) in zip(planned, calls, strict=True):
         now[0] += pause
         try:
-            n = ledger.intend(batch, account="a", fence=fence, quota=quota, quota_hours=hours)
+            (n,) = ledger.intend([batch], account="a", fence=fence, quota=quota, quota_hours=hours)
         except QuotaSpentError:
             continue
         if outcome is not AttemptOutcome.NOT_SENT:
