@@ -41,6 +41,7 @@ from etl.errors import ConfigError, DeliveryError, NotSent, OutcomeUnknown, Redi
 logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
 
 _PIECE = 64 * 1024
+_CONNECTIONS_KEPT = 64  # more than any pool of workers: one that is not kept is opened anew for each call
 _HEADER_VALUE = re.compile(r"([!-~]([\t -~]*[!-~])?)?")
 _SECONDS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=-]{1,128}")
@@ -99,7 +100,7 @@ class Client:
         self._timeout_s = timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._ca_bundle = _ca_bundle()
-        self._adapter = _Adapter()
+        self._adapter = _Adapter(pool_maxsize=_CONNECTIONS_KEPT)
 
     def post(self, url: str, *, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send `body` once. Raises ConfigError, NotSent or OutcomeUnknown; judge the answer with `raise_for_status`."""

@@ -31,7 +31,7 @@ from etl.errors import (
     Rejected,
     Throttled,
 )
-from etl.ledger import Attempt, LostLeaseError, QuotaSpentError, batch_id, lease
+from etl.ledger import Attempt, Ending, LostLeaseError, QuotaSpentError, batch_id, lease
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
 from etl.pacing import LONGEST_WAIT_S, Allowance, Pacer, Reservation
 from etl.pack import Manifest, manifest
@@ -47,6 +47,7 @@ _BUDGET, _RETRY_COST, _RETRY_FLOOR, _RETRY_SHARE = 500, 14, 10, 0.1
 _NOT_SENT_BACKOFF_S, _UNKNOWN_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 5.0, 60.0
 _THROTTLE_BACKOFF_S = 1.0
 _THROTTLE_TRIES = 20
+_GATHER_S = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,15 +247,16 @@ class _Sender:
         with ThreadPoolExecutor(max_workers=self._slots) as pool:
             try:
                 while self._under_way or (self._stopped is None and (self._queue or self._reserved)):
-                    with self._stopping():
-                        self._settle_done()
-                        if self._stopped is None and self._free():
-                            self._start(pool)
-                        else:
-                            wait(self._under_way, return_when=FIRST_COMPLETED)
+                    sent, begun = self._sent, self._keep_books()
+                    for call in begun:
+                        self._under_way[pool.submit(self._send, call.payload)] = call
+                    if self._sent > sent:
+                        self._ctx.progress("load", self._sent, self._planned)
+                    if not begun:
+                        self._pause()
             finally:
                 wait(self._under_way)
-                with self._stopping():
+                with self._stopping(), self._pacer.at_once():
                     self._settle_done()
         return _stopped(self._stopped.why, self._stopped.wait) if self._stopped else _stopped(None)
 
@@ -262,75 +264,80 @@ class _Sender:
         due = (self._ledger.now() + pause, batch.plan, batch.ordinal, batch.first, batch.id, batch)
         heapq.heappush(self._queue, due)
 
-    def _free(self) -> int:
-        """How many more calls may be under way."""
-        return self._slots - len(self._under_way) if self._queue or self._reserved else 0
+    def _keep_books(self) -> list[_Call]:
+        """In one transaction, the outcomes of the calls that have ended, and the intents of those that begin now."""
+        with self._stopping(), self._pacer.at_once():
+            self._settle_done()
+            if self._ctx.stop.is_set():
+                self._stop(STOPPED_BY_US)
+            with self._stopping():
+                return self._begin(self._room()) if self._stopped is None else []
+        return []
 
-    def _start(self, pool: ThreadPoolExecutor) -> None:
-        """Sends what may leave now; if that is nothing, waits for its moment, or for an answer, whichever is first."""
-        if self._ctx.stop.is_set():
-            self._stop(STOPPED_BY_US)
-            return
-        limit = self._destination.limits.open_batches
-        if limit is not None and self._open + len(self._under_way) >= limit:
-            if self._under_way:
-                wait(self._under_way, return_when=FIRST_COMPLETED)
-            else:
-                self._stop(AWAITING, until_next_poll(self._ctx))
-            return
-        ready = self._ready(self._free() if limit is None else 1)
-        if not ready:
-            moment = self._reserved[1].at if self._reserved else self._queue[0][0]
-            self._pause(moment - self._ledger.now())
-            return
+    def _room(self) -> int:
+        """How many more calls may begin; stops where that hangs on the vendor alone."""
+        limit, free = self._destination.limits.open_batches, self._slots - len(self._under_way)
+        if limit is None:
+            return free
+        left = limit - self._open - len(self._under_way)
+        if left <= 0 and not self._under_way:
+            self._stop(AWAITING, until_next_poll(self._ctx))
+        return min(free, left)
+
+    def _begin(self, most: int) -> list[_Call]:
+        """Commits the intents of the batches that may leave now."""
+        ready = self._ready(most)
         payloads = [self._payload(batch) for batch, _ in ready]
-        numbers = self._intend(ready)
-        for (batch, reservation), payload, n in zip(ready, payloads, numbers, strict=False):
-            call = _Call(batch=batch, n=n, payload=payload, reservation=reservation)
-            self._under_way[pool.submit(self._send, payload)] = call
+        numbers = self._intend([batch for batch, _ in ready]) if ready else []
+        for batch, _ in ready[len(numbers) :]:
+            self._enqueue(batch, 0.0)
+        return [
+            _Call(batch=batch, n=n, payload=payload, reservation=reservation)
+            for (batch, reservation), payload, n in zip(ready, payloads, numbers, strict=False)
+        ]
 
     def _ready(self, most: int) -> list[tuple[Batch, Reservation]]:
         """The batches that may leave now; the first one that may not keeps its reservation."""
         ready: list[tuple[Batch, Reservation]] = []
-        with self._ledger.transaction():
-            while len(ready) < most:
-                if self._reserved is None:
-                    if not self._queue or self._queue[0][0] > self._ledger.now():
-                        break
-                    batch: Batch = heapq.heappop(self._queue)[-1]
-                    try:
-                        self._reserved = batch, self._pacer.reserve(batch.rows)
-                    except Busy:
-                        self._enqueue(batch, 0.0)
-                        raise
-                batch, reservation = self._reserved
-                if reservation.at > self._ledger.now():
+        while len(ready) < most:
+            if self._reserved is None:
+                if not self._queue or self._queue[0][0] > self._ledger.now():
                     break
-                self._reserved = None
-                if self._pacer.may_leave(reservation):
-                    ready.append((batch, reservation))
-                else:
-                    self._enqueue(batch, 0.0)
+                reservation = self._pacer.reserve(self._queue[0][-1].rows)
+                self._reserved = heapq.heappop(self._queue)[-1], reservation
+            batch, reservation = self._reserved
+            if reservation.at > self._ledger.now():
+                break
+            self._reserved = None
+            if self._pacer.may_leave(reservation):
+                ready.append((batch, reservation))
+            else:
+                self._enqueue(batch, 0.0)
         return ready
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self) -> None:
+        """Waits until the next batch may leave, or for an answer, whichever is first."""
+        seconds = None
+        if self._stopped is None and (self._queue or self._reserved) and len(self._under_way) < self._slots:
+            moment = self._reserved[1].at if self._reserved else self._queue[0][0]
+            seconds = max(0.0, moment - self._ledger.now())
         if self._under_way:
-            wait(self._under_way, timeout=max(0.0, seconds), return_when=FIRST_COMPLETED)
-        elif seconds > 0 and not self._ctx.sleep(seconds):
+            wait(self._under_way, timeout=seconds or None, return_when=FIRST_COMPLETED)
+            wait(self._under_way, timeout=_GATHER_S)  # answers come in flocks, and the books are kept for all at once
+        elif seconds is not None and not self._ctx.sleep(seconds):
             self._stop(STOPPED_BY_US)
 
-    def _intend(self, ready: Sequence[tuple[Batch, Reservation]]) -> list[int]:
+    def _intend(self, batches: Sequence[Batch]) -> list[int]:
         """Commits the intents; of as many as the quota has room for, but at least of one."""
         try:
             return self._ledger.intend(
-                [batch for batch, _ in ready], account=self._account, fence=self._fence, quota=self._quota,
+                batches, account=self._account, fence=self._fence, quota=self._quota,
                 quota_hours=self._destination.limits.quota_hours,
             )  # fmt: skip
         except QuotaSpentError:
-            if len(ready) == 1:
+            if len(batches) == 1:
                 raise
-            self._enqueue(ready[-1][0], 0.0)
-            return self._intend(ready[:-1])
+            return self._intend(batches[:-1])
 
     def _send(self, payload: bytes) -> _Ended:
         """One call; runs in a thread of the pool, and touches nothing that others change."""
@@ -342,36 +349,37 @@ class _Sender:
         return _Ended(result=result, sent=sent, answered=self._ledger.now())
 
     def _settle_done(self) -> None:
-        """Commits the outcomes of all calls that have ended, together."""
+        """Notes the outcomes of all calls that have ended."""
         ended = [future for future in self._under_way if future.done()]
         if not ended:
             return
         calls = [(self._under_way.pop(future), future.result()) for future in ended]
-        with self._ledger.transaction():
-            for call, end in calls:
-                if isinstance(end.result, DeliveryError):
-                    self._failed(call, end, end.result)
-                else:
-                    self._accepted(call, end, end.result)
-        self._ctx.progress("load", self._sent, self._planned)
+        self._ledger.settle(
+            *(
+                self._failed(call, end, end.result)
+                if isinstance(end.result, DeliveryError)
+                else self._accepted(call, end, end.result)
+                for call, end in calls
+            )
+        )
 
-    def _accepted(self, call: _Call, end: _Ended, receipt: Receipt) -> None:
+    def _accepted(self, call: _Call, end: _Ended, receipt: Receipt) -> Ending:
         state, first_poll = BatchState.ACCEPTED, 0.0
         if isinstance(self._destination, AwaitsCompletion):
             state = BatchState.PROCESSING if receipt.job else BatchState.UNREPORTED
             first_poll = end.answered + self._ctx.connection.polling.pause(0)
             self._open += receipt.job is not None
-        self._ledger.settle(
-            call.batch, call.n, outcome=AttemptOutcome.ACCEPTED, state=state, code=receipt.code,
-            request_id=receipt.request_id, codes=_of_this_call(receipt, call.batch), job=receipt.job,
-            next_poll_at=first_poll,
-        )  # fmt: skip
         self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
         self._budget.count(AttemptOutcome.ACCEPTED)
         self._sent += call.batch.rows
+        return Ending(
+            batch=call.batch, n=call.n, outcome=AttemptOutcome.ACCEPTED, state=state, code=receipt.code,
+            request_id=receipt.request_id, codes=_of_this_call(receipt, call.batch), job=receipt.job,
+            first_poll=first_poll,
+        )  # fmt: skip
 
-    def _failed(self, call: _Call, end: _Ended, error: DeliveryError) -> None:
-        """Does what follows from a call that went wrong."""
+    def _failed(self, call: _Call, end: _Ended, error: DeliveryError) -> Ending:
+        """What follows from a call that went wrong: who waits, what is sent again."""
         batch, outcome = call.batch, _OUTCOMES[type(error)]
         jitter = random.random()  # noqa: S311  (spreads retries; not a secret)
         tries = self._count(batch.id, outcome)
@@ -387,14 +395,14 @@ class _Sender:
             self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
         halves = self._halves(batch, call.payload) if verdict.splits else []
         rejected = [RowCode(index=0, code=error.code, rejected=True)] if verdict.state is BatchState.REJECTED else []
-        self._ledger.settle(
-            batch, call.n, outcome=verdict.outcome, state=verdict.state, code=error.code, status=error.status,
-            request_id=error.request_id, codes=rejected, children=halves,
-        )  # fmt: skip
         if verdict.retry_in is not None:
             self._enqueue(batch, verdict.retry_in)
         for half in halves:
             self._enqueue(half, 0.0)
+        return Ending(
+            batch=batch, n=call.n, outcome=verdict.outcome, state=verdict.state, code=error.code, status=error.status,
+            request_id=error.request_id, codes=rejected, children=halves,
+        )  # fmt: skip
 
     def _stop(self, why: str, wait: float | None = None) -> None:
         """Nothing more is started; the first reason counts."""

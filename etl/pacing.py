@@ -11,8 +11,9 @@ than they leave, and not equally late; the slack for that is taken from the buck
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -150,7 +151,7 @@ def _window_start(recent: tuple[tuple[float, int], ...], room: float, window: fl
 
 
 class Pacer:
-    """The pace of one endpoint of one account, kept in the ledger's database.
+    """The pace of one endpoint of one account, kept in the ledger's database; for one thread.
 
     `sleep` gets the seconds to wait; it returns False when the wait was cut short because the run is to stop.
     """
@@ -162,6 +163,8 @@ class Pacer:
         self._key = _key(account, endpoint)
         self._allowance = allowance
         self._sleep = sleep
+        self._pace = Pace()
+        self._is_open = False
         ledger.ensure(paces, account=account, endpoint=endpoint)
 
     def wait_for(self, rows: int) -> Reservation | None:
@@ -180,47 +183,54 @@ class Pacer:
 
     def reserve(self, rows: int) -> Reservation:
         """Room for a call, which may leave at the reservation's moment; raises Busy as `wait_for` does."""
-        with self._ledger.transaction() as db:
-            now, pace = self._ledger.now(), self._read(db)
-            if (wait := pace.blocked_until - now) > LONGEST_WAIT_S:
+        with self.at_once() as now:
+            if (wait := self._pace.blocked_until - now) > LONGEST_WAIT_S:
                 raise Busy(f"the vendor asked for a pause; {wait / 60:.0f} minutes are left", wait=wait)
-            pace, reservation = reserve(pace, self._allowance, rows, now)
-            self._write(db, pace)
+            self._pace, reservation = reserve(self._pace, self._allowance, rows, now)
             return reservation
 
     def may_leave(self, reservation: Reservation) -> bool:
         """True when the reservation's moment has come, and the vendor has not asked for a pause since it was made."""
-        with self._ledger.transaction() as db:
-            now = self._ledger.now()
-            return reservation.at <= now and self._read(db).blocked_until <= now
+        with self.at_once() as now:
+            return reservation.at <= now and self._pace.blocked_until <= now
 
     def answered(self, reservation: Reservation, *, sent: float, answered_at: float) -> None:
         """Tells when the call left and when its answer came."""
-        with self._ledger.transaction() as db:
-            self._write(db, answered(self._read(db), self._allowance, reservation, sent=sent, answered=answered_at))
+        with self.at_once():
+            self._pace = answered(self._pace, self._allowance, reservation, sent=sent, answered=answered_at)
 
     def throttled(self, wait: float) -> None:
         """Tells that the vendor answered 429 and asked for `wait` seconds."""
+        with self.at_once() as now:
+            self._pace = throttled(self._pace, self._allowance, wait=wait, now=now)
+
+    @contextmanager
+    def at_once(self) -> Iterator[float]:
+        """One transaction for all that is done inside, in which the pace is read and written once; gives the time."""
+        if self._is_open:
+            yield self._ledger.now()
+            return
         with self._ledger.transaction() as db:
-            self._write(db, throttled(self._read(db), self._allowance, wait=wait, now=self._ledger.now()))
+            before = self._pace = self._read(db)
+            self._is_open = True
+            try:
+                yield self._ledger.now()
+            finally:
+                self._is_open = False
+            if self._pace != before:
+                self._write(db)
 
     def _read(self, db: sa.Connection) -> Pace:
         return _pace(db.execute(sa.select(paces).where(self._key).with_for_update()).one())
 
-    def _write(self, db: sa.Connection, pace: Pace) -> None:
-        values = {
-            "full_at": pace.full_at,
-            "next_call_at": pace.next_call_at,
-            "blocked_until": pace.blocked_until,
-            "factor": pace.factor,
-            "recent": json.dumps(pace.recent),
-        }
+    def _write(self, db: sa.Connection) -> None:
+        values = {**asdict(self._pace), "recent": json.dumps(self._pace.recent)}
         db.execute(sa.update(paces).where(self._key).values(values))
 
 
 def stored_pace(ledger: Ledger, account: str, endpoint: str) -> Pace:
     """Where an endpoint stands now, without touching it."""
-    with ledger.engine.connect() as db:
+    with ledger.reading() as db:
         row = db.execute(sa.select(paces).where(_key(account, endpoint))).one_or_none()
     return Pace() if row is None else _pace(row)
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule
 from airflow.sdk.bases.operator import chain
 
-from etl.airflow.operators import LoadOperator, PrepareOperator, ReportOperator, StepOperator, WaitOperator
+from etl.airflow.operators import LoadOperator, PrepareOperator, ReportOperator, StepOperator
+from etl.airflow.sensors import BatchSensor
 from etl.syncs import Sync
 
 # Backfills reach back to here.
@@ -15,6 +16,8 @@ _FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
 _STEP_TIME = timedelta(hours=2)
 # Ten million profiles at the slowest allowed rate, 300 a second, take under ten hours.
 _LOAD_TIME = timedelta(hours=24)
+# A vendor is asked about a batch for 24 hours; a connection that says longer gets longer.
+_WAIT_TIME = timedelta(hours=25)
 
 
 def pool_name(connection: str) -> str:
@@ -22,8 +25,11 @@ def pool_name(connection: str) -> str:
     return f"profile_api_{connection}"
 
 
-def profile_dag(sync: Sync, doc_md: str) -> DAG:
-    """The Dag of a sync, for a file in the Dag folder; `doc_md` is the operator's page."""
+def profile_dag(sync: Sync, doc_md: str, *, deferrable: bool = True) -> DAG:
+    """The Dag of a sync, for a file in the Dag folder; `doc_md` is the operator's page.
+
+    If not `deferrable`, tasks that wait are rescheduled, for an Airflow that runs no triggerer.
+    """
     pool = pool_name(sync.connection)
     with DAG(
         sync.name,
@@ -32,12 +38,13 @@ def profile_dag(sync: Sync, doc_md: str) -> DAG:
         start_date=_FIRST_DAY,
         catchup=False,
         max_active_runs=1,
-        dagrun_timeout=timedelta(hours=48),
+        dagrun_timeout=timedelta(hours=60),
         doc_md=doc_md + _particulars(sync),
         tags=["profile-etl", sync.destination],
         params=_params(),
         default_args={
             "owner": sync.owner,
+            "deferrable": deferrable,
             "retries": 3,
             "retry_delay": timedelta(minutes=1),
             "retry_exponential_backoff": 2.0,
@@ -51,7 +58,7 @@ def profile_dag(sync: Sync, doc_md: str) -> DAG:
                 for step in ("extract", "validate", "transform", "pack", "plan")
             ),
             LoadOperator(task_id="load", sync=sync.name, pool=pool, execution_timeout=_LOAD_TIME),
-            WaitOperator(task_id="wait", sync=sync.name),
+            BatchSensor(task_id="wait", sync=sync.name, timeout=_WAIT_TIME),
             StepOperator(task_id="reconcile", sync=sync.name, pool=pool),
             ReportOperator(task_id="report", sync=sync.name, trigger_rule=TriggerRule.ALL_DONE),
         )

@@ -101,16 +101,20 @@ def quiet(log: Path) -> Iterator[None]:
 
 @contextmanager
 def steps_shown() -> Iterator[None]:
-    """Says which task begins."""
+    """Says which task begins; one that comes back after a pause is the same one."""
     from airflow.listeners import hookimpl
     from airflow.sdk.listener import get_listener_manager
 
     class Shown:
         """Airflow calls the function by its name."""
 
+        newest = ""
+
         @hookimpl
         def on_task_instance_running(self, task_instance: Any) -> None:
-            say(f"  {task_instance.task_id}")
+            if task_instance.task_id != self.newest:
+                self.newest = task_instance.task_id
+                say(f"  {self.newest}")
 
     listeners: Any = get_listener_manager()
     shown = Shown()

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from etl.emulator.adobe import DEMO_CLIENT
 from etl.emulator.batch import DEMO_API_KEY, DEMO_PROJECT
+from etl.emulator.releva import DEMO_SECRET_KEY
 from etl.settings import ROOT
 from etl.syncs import SYNCS
 
@@ -23,6 +26,7 @@ def environment(home: Path, *, landing: Path, emulator: str, port: int = 8080) -
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
@@ -41,9 +45,15 @@ def environment(home: Path, *, landing: Path, emulator: str, port: int = 8080) -
 
 def connections(emulator: str) -> dict[str, str]:
     """The connections of the sample syncs, all leading to the emulator."""
-    batch = {"password": DEMO_API_KEY, "extra": {"project_key": DEMO_PROJECT, "api_version": "2.11"}}
+    accounts: dict[str, dict[str, Any]] = {
+        "batch": {"password": DEMO_API_KEY, "extra": {"project_key": DEMO_PROJECT, "api_version": "2.11"}},
+        # A batch is done here in no time, so that nobody has to wait half a minute to be told.
+        "adobe_target": {"login": DEMO_CLIENT, "extra": {"polling": {"first_s": 1, "max_s": 2}}},
+        "releva": {"password": DEMO_SECRET_KEY},
+    }
     return {
-        "AIRFLOW_CONN_BATCH_DEFAULT": json.dumps({"conn_type": "batch", "host": emulator, **batch}),
+        f"AIRFLOW_CONN_{conn_type.upper()}_DEFAULT": json.dumps({"conn_type": conn_type, "host": emulator, **account})
+        for conn_type, account in accounts.items()
     }
 
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseHook, BaseOperator
+from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
-    AirflowNotFoundException,
+    AirflowRescheduleException,
     AirflowSkipException,
 )
 
+from etl.airflow.hooks import connection
 from etl.airflow.identity import run_day, run_id
 from etl.errors import Busy, ConfigError, EtlError, ExportError
 
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from etl.run import RunContext
-    from etl.settings import Connection
 
-_POLLING = {"first_s": 30.0, "max_s": 300.0, "timeout_s": 86_400.0}
 # Reasons to stop that another try cannot mend today; the report names them.
 _FINAL = frozenset({"quota", "volume_unusual", "http_401", "http_403", "http_404"})
-# The vendor asked for a pause: no try is used up, the task comes back after it.
-_PAUSES = frozenset({"throttled", "http_429"})
-_SHORTEST_PAUSE_S = 30.0
+# Not now, but later: no try is used up, the task comes back after a pause, which is at least so many seconds long.
+_SHORTEST_PAUSE_S = {"throttled": 30.0, "http_429": 30.0, "awaiting": 1.0}
+# A pause that is over by so much was forgotten: no triggerer runs.
+_LATE = timedelta(hours=1)
 _PROGRESS_LINES = 10
 
 
@@ -43,34 +43,40 @@ class StepOperator(BaseOperator):
 
     _running: RunContext | None = None
 
-    def __init__(self, *, sync: str, **kwargs: Any) -> None:
+    def __init__(self, *, sync: str, deferrable: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.sync = sync
+        self.deferrable = deferrable
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Airflow's way in."""
         return self.resume(context)
 
-    def resume(self, context: Context, event: object = None, *, waited: float = 0.0) -> dict[str, Any]:
-        """Airflow's way back in after a pause; `waited` is the seconds of all pauses, `event` tells nothing."""
-        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-
+    def resume(self, context: Context, event: object = None) -> dict[str, Any]:
+        """Airflow's way back in after a pause; `event` tells nothing."""
         del event
-        with _translated(self.log.error):
+        with translated(self.log.error):
             self._running = ctx = run_context(self.sync, context, self.log.info)
             try:
-                return {"run": ctx.name, **counts(self.work(ctx, context, waited))}
+                return {"run": ctx.name, **counts(self.work(ctx, context))}
             except Busy as busy:
                 self.log.info("%s; the worker is free until then", busy)
-                trigger = TimeDeltaTrigger(timedelta(seconds=busy.wait))
-                self.defer(trigger=trigger, method_name="resume", kwargs={"waited": waited + busy.wait})
+                self.come_back(timedelta(seconds=busy.wait))
 
-    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+    def work(self, ctx: RunContext, context: Context) -> dict[str, Any]:
         """The step itself; raises Busy when it is worth coming back later."""
         from etl import pipeline
 
-        del context, waited
+        del context
         return pipeline.do(ctx, self.task_id)
+
+    def come_back(self, after: timedelta) -> NoReturn:
+        """Gives the worker back for a while: to the triggerer, or to the scheduler where there is no triggerer."""
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        if not self.deferrable:
+            raise AirflowRescheduleException(datetime.now(UTC) + after)  # type: ignore[no-untyped-call]
+        self.defer(trigger=TimeDeltaTrigger(after), method_name="resume", timeout=after + _LATE)
 
     def on_kill(self) -> None:
         """Airflow ends the task: the calls under way are finished, no other one starts."""
@@ -81,10 +87,10 @@ class StepOperator(BaseOperator):
 class PrepareOperator(StepOperator):
     """A step before the first call. Those before it are made up for where their files are gone."""
 
-    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+    def work(self, ctx: RunContext, context: Context) -> dict[str, Any]:
         from etl import pipeline, plan
 
-        del context, waited
+        del context
         if not ctx.options.dry_run:
             pipeline.begin(ctx)
         try:
@@ -101,35 +107,23 @@ class PrepareOperator(StepOperator):
 class LoadOperator(StepOperator):
     """Sends. What a passing trouble leaves over is tried again; the report says what remains after that."""
 
-    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+    def work(self, ctx: RunContext, context: Context) -> dict[str, Any]:
         if ctx.options.dry_run:
             raise AirflowSkipException("dry run: the plan is in the log of the task `plan`; nothing is sent")
-        result = super().work(ctx, context, waited)
+        result = super().work(ctx, context)
         task = context["ti"]
         pause = pause_after(result["stopped"], result["wait"], may_retry=task.try_number <= task.max_tries)
         if pause is not None:
-            raise Busy(f"the vendor asks for a pause of {pause:.0f} s", wait=pause)
-        return result
-
-
-class WaitOperator(StepOperator):
-    """Asks once what became of the accepted batches, and comes back later as long as some are pending."""
-
-    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
-        result = super().work(ctx, context, waited)
-        pause = next_poll(ctx.connection.extra.get("polling", {}), waited)
-        if result["pending"] and pause is not None:
-            raise Busy(f"{result['pending']} batches are not done at the vendor yet", wait=pause)
+            raise Busy(f"load is paused ({result['stopped']}) for {pause:.0f} s", wait=pause)
         return result
 
 
 class ReportOperator(StepOperator):
     """Writes the report and decides how the Dag run ends; runs whatever happened before (trigger rule all_done)."""
 
-    def work(self, ctx: RunContext, context: Context, waited: float) -> dict[str, Any]:
+    def work(self, ctx: RunContext, context: Context) -> dict[str, Any]:
         from etl.report import REPORT, as_text, report
 
-        del waited
         if failed := _failed_before(context):
             raise AirflowFailException(
                 f"no account of {ctx.sync.name} for {ctx.day}: {', '.join(failed)} failed. The log there says why; "
@@ -176,41 +170,21 @@ def counts(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pause_after(stopped: str | None, wait: float | None, *, may_retry: bool) -> float | None:
-    """What follows from how load ended: after None comes the report, after seconds another look at the vendor.
+    """What follows from how load ended: after None comes the report, after seconds it goes on.
 
     Raises AirflowException, which Airflow retries, for a passing trouble while there are tries left.
     """
-    if stopped in _PAUSES:
-        return max(wait or 0.0, _SHORTEST_PAUSE_S)
+    if stopped in _SHORTEST_PAUSE_S:
+        return max(wait or 0.0, _SHORTEST_PAUSE_S[stopped])
     if stopped and may_retry and stopped not in _FINAL and not stopped.startswith("http_3"):
         raise AirflowException(f"stopped early: {stopped}; nothing is lost, the next try sends what is left")
     return None
-
-
-def next_poll(polling: Mapping[str, float], waited: float) -> float | None:
-    """Seconds until the next question: as long again as was waited, at most `max_s`; None when `timeout_s` is over."""
-    limits = {**_POLLING, **polling}
-    pause = min(limits["max_s"], limits["first_s"] + waited)
-    return pause if waited + pause <= limits["timeout_s"] else None
 
 
 def _failed_before(context: Context) -> list[str]:
     dag, run, ti = context["dag"], context["dag_run"].run_id, context["ti"]
     states = ti.get_task_states(dag_id=dag.dag_id, task_ids=dag.task_ids, run_ids=[run])[run]
     return [task_id for task_id in dag.task_ids if states.get(task_id) == "failed" and task_id != ti.task_id]
-
-
-def connection(conn_id: str) -> Connection:
-    """The connection as Airflow has it, which masks its password in every log from here on; raises ConfigError."""
-    from etl.settings import Connection
-
-    try:
-        found = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException:
-        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
-        raise ConfigError(f"no connection {conn_id}: add it in Airflow, or set {variable} for the workers") from None
-    names = ("conn_type", "host", "login", "password", "extra")
-    return Connection.from_parts(conn_id, {name: getattr(found, name) for name in names})
 
 
 def _progress(log: Callable[..., object]) -> Callable[[str, int, int], None]:
@@ -227,7 +201,7 @@ def _progress(log: Callable[..., object]) -> Callable[[str, int, int], None]:
 
 
 @contextmanager
-def _translated(log: Callable[..., object]) -> Iterator[None]:
+def translated(log: Callable[..., object]) -> Iterator[None]:
     """Our errors as Airflow's: what a retry cannot mend fails at once. A foreign error's text may hold a value of a row."""
     try:
         yield

@@ -37,14 +37,11 @@ class Choice:
     only_confirmed: bool = False
 
 
+# Each endpoint by its own name, and the two that choose.
 DESTINATIONS: Mapping[str, str | Choice] = {
-    "batch_update": "batch_update",
-    "batch_mass_update": "batch_mass_update",
+    **{endpoint: endpoint for endpoint in ENDPOINTS},
     "batch": Choice(small="batch_update", large="batch_mass_update"),
-    "adobe_target_single": "adobe_target_single",
-    "adobe_target_bulk": "adobe_target_bulk",
     "adobe_target": Choice(small="adobe_target_single", large="adobe_target_bulk", only_confirmed=True),
-    "releva": "releva",
 }
 
 

@@ -126,15 +126,14 @@ class BatchEndpoint:
         """One call; only a complete, documented acknowledgement counts as taken."""
         answer = self.client.post(f"{self.base}/{_PATHS[self.name]}", body=payload, headers=self.headers)
         raise_for_status(answer)
-        try:
-            rows = _acknowledgement(answer)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        rows = _acknowledgement(answer)
+        if rows is None:
             raise OutcomeUnknown(
                 f"Batch answered {answer.status}, but not with its acknowledgement",
                 code="no_acknowledgement",
                 status=answer.status,
                 request_id=answer.request_id,
-            ) from None
+            )
         return Receipt(request_id=answer.request_id, rows=rows)
 
     def check(self) -> None:
@@ -142,13 +141,19 @@ class BatchEndpoint:
         raise_for_status(self.client.get(f"{self.base}/exports/list?limit=1", headers=self.headers))
 
 
-def _acknowledgement(answer: Answer) -> tuple[RowCode, ...]:
-    """What the acknowledgement says of single rows; raises ValueError, KeyError or TypeError when it is none."""
-    said = json.loads(answer.body)
-    if answer.status != _ACCEPTED or said["code"] not in {"SUCCESS", "SUCCESS_WITH_PARTIAL_ERRORS"}:
-        raise ValueError("not an acknowledgement")
-    errors = said["errors"] if said["code"] != "SUCCESS" else said.get("errors") or ()
-    return tuple(_row_code(error) for error in errors)
+def _acknowledgement(answer: Answer) -> tuple[RowCode, ...] | None:
+    """What the acknowledgement says of single rows; None when it is none.
+
+    No error leads out of here: that of JSON holds the whole answer, which may repeat what it was sent.
+    """
+    try:
+        said = json.loads(answer.body)
+        if answer.status != _ACCEPTED or said["code"] not in {"SUCCESS", "SUCCESS_WITH_PARTIAL_ERRORS"}:
+            return None
+        errors = said["errors"] if said["code"] != "SUCCESS" else said.get("errors") or ()
+        return tuple(_row_code(error) for error in errors)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _row_code(error: dict[str, Any]) -> RowCode:

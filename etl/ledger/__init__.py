@@ -2,11 +2,12 @@
 
 from etl.ledger.jobs import Job, claim_due, codes_of, counts_of, note_poll, open_jobs
 from etl.ledger.lease import lease
-from etl.ledger.store import Account, Attempt, Ledger, LostLeaseError, QuotaSpentError, Run, batch_id
+from etl.ledger.store import Account, Attempt, Ending, Ledger, LostLeaseError, QuotaSpentError, Run, batch_id
 
 __all__ = [
     "Account",
     "Attempt",
+    "Ending",
     "Job",
     "Ledger",
     "LostLeaseError",

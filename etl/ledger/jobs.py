@@ -36,7 +36,7 @@ class Job:
 
 def open_jobs(ledger: Ledger, account: str) -> list[Job]:
     """The jobs of an account that have not ended, the oldest first."""
-    with ledger.engine.connect() as db:
+    with ledger.reading() as db:
         return _open(db, account)
 
 
@@ -97,7 +97,7 @@ def counts_of(ledger: Ledger, batch_ids: Sequence[str]) -> dict[str, Counts]:
     """The counts of those batches that are complete."""
     columns = (jobs.c.batch, jobs.c.confirmed, jobs.c.not_found, jobs.c.failed, jobs.c.unreported)
     found: dict[str, Counts] = {}
-    with ledger.engine.connect() as db:
+    with ledger.reading() as db:
         for chunk in chunks(batch_ids):
             query = sa.select(*columns).where(jobs.c.batch.in_(chunk), jobs.c.confirmed.is_not(None))
             for row in db.execute(query):
@@ -110,7 +110,7 @@ def counts_of(ledger: Ledger, batch_ids: Sequence[str]) -> dict[str, Counts]:
 def codes_of(ledger: Ledger, run: str) -> dict[str, str]:
     """Why the newest answer about each batch of a run settled nothing, where there was a reason."""
     query = sa.select(jobs.c.batch, jobs.c.code).join(batches, batches.c.id == jobs.c.batch)
-    with ledger.engine.connect() as db:
+    with ledger.reading() as db:
         rows = db.execute(query.where(batches.c.run == run, jobs.c.code.is_not(None)))
         return {row.batch: row.code for row in rows}
 

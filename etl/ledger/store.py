@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ _MANY = 10_000
 # Some attempt of a batch may have arrived, whatever became of the others.
 _IN_DOUBT = sa.exists().where(
     attempts.c.batch == batches.c.id, attempts.c.outcome.in_([AttemptOutcome.UNKNOWN, AttemptOutcome.CRASHED])
+)
+_END_ATTEMPT = sa.update(attempts).where(
+    attempts.c.batch == sa.bindparam("of_batch"), attempts.c.n == sa.bindparam("of_n")
 )
 
 
@@ -71,6 +74,34 @@ class Attempt:
     status: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How attempt `n` of a batch ended, and the state that the batch is in after it.
+
+    `codes` is what the vendor said of its rows, `job` where to ask about it from the moment `first_poll` on, `children`
+    the halves that it was split into.
+    """
+
+    batch: Batch
+    n: int
+    outcome: AttemptOutcome
+    state: BatchState
+    code: str | None = None
+    status: int | None = None
+    request_id: str | None = None
+    codes: Sequence[RowCode] = ()
+    job: str | None = field(default=None, repr=False)
+    first_poll: float = 0
+    children: Sequence[Batch] = ()
+
+    def values(self, now: float) -> dict[str, Any]:
+        """The columns of the attempt that say so."""
+        return {
+            "ended_at": now, "outcome": self.outcome, "code": self.code, "status": self.status,
+            "request_id": self.request_id,
+        }  # fmt: skip
+
+
 class Ledger:
     """The ledger at a database URL, migrated to the newest schema when it is opened.
 
@@ -107,6 +138,16 @@ class Ledger:
                 yield db
             finally:
                 self._open.transaction = None
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to read from; inside a transaction of the same thread, that one's."""
+        outer: sa.Connection | None = getattr(self._open, "transaction", None)
+        if outer is not None:
+            yield outer
+            return
+        with self.engine.connect() as db:
+            yield db
 
     def close(self) -> None:
         """Gives the database connections back."""
@@ -156,26 +197,19 @@ class Ledger:
         newest = sa.func.row_number().over(partition_by=runs.c.day, order_by=runs.c.started_at.desc()).label("newest")
         each = sa.select(runs.c.day, runs.c.records_in, newest).where(*where, *finished).subquery()
         query = sa.select(each.c.records_in).where(each.c.newest == 1).order_by(each.c.day.desc()).limit(days)
-        with self.engine.connect() as db:
+        with self.reading() as db:
             return list(db.execute(query).scalars())
 
     def _runs(self, *where: sa.ColumnElement[bool], limit: int) -> list[Run]:
         query = sa.select(runs).where(*where).order_by(runs.c.started_at.desc(), runs.c.run.desc()).limit(limit)
-        with self.engine.connect() as db:
+        with self.reading() as db:
             return [Run(**row._mapping) for row in db.execute(query)]  # noqa: SLF001  (SQLAlchemy's public name)
 
     # Plans and batches
 
     def adopt_plan(self, run: str, *, plan: int, account: str, planned: Iterable[Batch]) -> None:
         """Makes the batches of a plan the run's batches; those of an earlier plan that are not settled are replaced."""
-        rows = [
-            {
-                "id": b.id, "run": run, "account": account, "endpoint": b.endpoint, "plan": plan, "ordinal": b.ordinal,
-                "file": b.file, "offset": b.offset, "size": b.size, "sha256": b.sha256, "first": b.first,
-                "rows": b.rows, "parent": b.parent, "state": b.state,
-            }
-            for b in planned
-        ]  # fmt: skip
+        rows = [_columns(batch, account) for batch in planned]
         with self.transaction() as db:
             current = db.execute(sa.select(runs.c.plan).where(runs.c.run == run).with_for_update()).scalar_one()
             if current >= plan:
@@ -183,14 +217,13 @@ class Ledger:
             open_states = [s for s in BatchState if not s.is_settled]
             stale = (batches.c.run == run) & batches.c.state.in_(open_states)
             db.execute(sa.update(batches).where(stale).values(state=BatchState.REPLACED))
-            if rows:
-                db.execute(sa.insert(batches), rows)
+            _insert(db, batches, rows)
             db.execute(sa.update(runs).where(runs.c.run == run).values(plan=plan))
 
     def batches(self, run: str) -> list[Batch]:
         """All batches of a run, in the order of plan and ordinal."""
         query = sa.select(batches).where(batches.c.run == run).order_by(batches.c.plan, batches.c.ordinal, batches.c.id)
-        with self.engine.connect() as db:
+        with self.reading() as db:
             return [_batch(row) for row in db.execute(query)]
 
     def attempts(self, run: str) -> list[Attempt]:
@@ -199,7 +232,7 @@ class Ledger:
             sa.select(attempts).join(batches, batches.c.id == attempts.c.batch)
             .where(batches.c.run == run).order_by(attempts.c.started_at, attempts.c.n)
         )  # fmt: skip
-        with self.engine.connect() as db:
+        with self.reading() as db:
             return [
                 Attempt(
                     batch=row.batch, n=row.n, started_at=row.started_at,
@@ -214,7 +247,7 @@ class Ledger:
             sa.select(row_codes).join(batches, batches.c.id == row_codes.c.batch)
             .where(batches.c.run == run).order_by(row_codes.c.batch, row_codes.c.row_index, row_codes.c.code)
         )  # fmt: skip
-        with self.engine.connect() as db:
+        with self.reading() as db:
             return [
                 (row.batch, RowCode(index=row.row_index, code=row.code, rejected=row.rejected))
                 for row in db.execute(query)
@@ -226,7 +259,7 @@ class Ledger:
         """Commits the intent to POST some batches of one endpoint; returns the numbers of their attempts.
 
         Raises LostLeaseError when another holder has the account, and QuotaSpentError when the rows do not all fit into
-        the rolling quota.
+        the rolling quota; nothing has been written then.
         """
         rows, endpoint = sum(batch.rows for batch in wanted), wanted[0].endpoint
         ids = [batch.id for batch in wanted]
@@ -236,17 +269,17 @@ class Ledger:
             slot = int(now // QUOTA_SLICE_S)
             if quota is not None and self._used(db, account, endpoint, quota_hours, now) + rows > quota:
                 raise QuotaSpentError(f"the quota of {quota:,} rows in {quota_hours:g} hours is used up")
-            self._ensure(db, quota_slices, {"account": account, "endpoint": endpoint, "slot": slot, "used": 0})
-            self._debit(db, account, endpoint, slot, rows)
             waiting = batches.c.id.in_(ids) & batches.c.state.in_([BatchState.PLANNED, BatchState.UNKNOWN])
-            taken = db.execute(
-                sa.update(batches).where(waiting)
-                .values(state=BatchState.SENDING, attempts=batches.c.attempts + 1, absorbed=False)
-                .returning(batches.c.id, batches.c.attempts)
-            )  # fmt: skip
-            numbers = {row.id: row.attempts for row in taken}
+            numbers = {
+                row.id: row.attempts + 1
+                for row in db.execute(sa.select(batches.c.id, batches.c.attempts).where(waiting))
+            }
             if len(numbers) != len(ids):
                 raise LostLeaseError("a batch is no longer waiting to be sent")
+            self._ensure(db, quota_slices, {"account": account, "endpoint": endpoint, "slot": slot, "used": 0})
+            self._debit(db, account, endpoint, slot, rows)
+            sending = {"state": BatchState.SENDING, "attempts": batches.c.attempts + 1, "absorbed": False}
+            db.execute(sa.update(batches).where(batches.c.id.in_(ids)).values(sending))
             common = {"fence": fence, "slot": slot, "started_at": now, "outcome": AttemptOutcome.SENDING}
             db.execute(
                 sa.insert(attempts),
@@ -254,60 +287,55 @@ class Ledger:
             )
             return [numbers[id_] for id_ in ids]
 
-    def settle(
-        self,
-        batch: Batch,
-        n: int,
-        *,
-        outcome: AttemptOutcome,
-        state: BatchState,
-        code: str | None = None,
-        status: int | None = None,
-        request_id: str | None = None,
-        codes: Sequence[RowCode] = (),
-        children: Sequence[Batch] = (),
-        job: str | None = None,
-        next_poll_at: float = 0,
-    ) -> None:
-        """Commits the outcome of an attempt, what the vendor said of its rows, its job, the halves of a split batch.
+    def settle(self, *endings: Ending) -> None:
+        """Commits how some attempts ended, what the vendor said of their rows, their jobs, the halves of split batches.
 
         A batch in doubt does not become planned again: that one attempt left nothing says nothing of the one before.
-        Raises LostLeaseError when another process has recovered the attempt already.
+        Raises LostLeaseError, with nothing written, when another process has recovered one of the attempts already.
         """
-        left = sa.case((_IN_DOUBT, BatchState.UNKNOWN), else_=state) if state is BatchState.PLANNED else state
+        by_id = {ending.batch.id: ending for ending in endings}
         with self.transaction() as db:
-            where = (
-                (attempts.c.batch == batch.id) & (attempts.c.n == n) & (attempts.c.outcome == AttemptOutcome.SENDING)
-            )
-            ended = {
-                "ended_at": self.now(),
-                "outcome": outcome,
-                "code": code,
-                "status": status,
-                "request_id": request_id,
-            }
-            slot = db.execute(sa.update(attempts).where(where).values(ended).returning(attempts.c.slot)).scalar()
-            if slot is None:
-                raise LostLeaseError(f"another process took batch {batch.id} over")
-            own = db.execute(
-                sa.update(batches).where(batches.c.id == batch.id).values(state=left)
-                .returning(batches.c.run, batches.c.account, batches.c.endpoint, batches.c.plan)
-            ).one()  # fmt: skip
-            if outcome is AttemptOutcome.NOT_SENT:
-                self._debit(db, own.account, own.endpoint, slot, -batch.rows)
-            if codes:
-                unique = {(c.index, c.code): c for c in codes}.values()
-                db.execute(
-                    sa.insert(row_codes),
-                    [{"batch": batch.id, "row_index": c.index, "code": c.code, "rejected": c.rejected} for c in unique],
+            now = self.now()
+            mine = attempts.c.batch.in_(by_id) & (attempts.c.outcome == AttemptOutcome.SENDING)
+            under_way = {
+                (row.batch, row.n): row
+                for row in db.execute(
+                    sa.select(attempts.c.batch, attempts.c.n, attempts.c.slot, batches.c.account)
+                    .join(batches, batches.c.id == attempts.c.batch).where(mine)
                 )
-            if job is not None:
-                opened = {"opened_at": self.now(), "next_poll_at": next_poll_at}
-                db.execute(sa.insert(jobs).values(batch=batch.id, account=own.account, url=job, **opened))
-            for child in children:
-                values = {"run": own.run, "account": own.account, "plan": own.plan, "parent": batch.id}
-                names = ("id", "endpoint", "ordinal", "file", "offset", "size", "sha256", "first", "rows", "state")
-                db.execute(sa.insert(batches).values(values | {name: getattr(child, name) for name in names}))
+            }  # fmt: skip
+            if missing := [e.batch.id for e in endings if (e.batch.id, e.n) not in under_way]:
+                raise LostLeaseError(f"another process took batch {missing[0]} over")
+            account = next(iter(under_way.values())).account
+            db.execute(_END_ATTEMPT, [{"of_batch": e.batch.id, "of_n": e.n, **e.values(now)} for e in endings])
+            for state in {e.state for e in endings}:
+                ids = [e.batch.id for e in endings if e.state is state]
+                left = sa.case((_IN_DOUBT, BatchState.UNKNOWN), else_=state) if state is BatchState.PLANNED else state
+                db.execute(sa.update(batches).where(batches.c.id.in_(ids)).values(state=left))
+            for e in endings:
+                if e.outcome is AttemptOutcome.NOT_SENT:
+                    slot = under_way[e.batch.id, e.n].slot
+                    self._debit(db, account, e.batch.endpoint, slot, -e.batch.rows)
+            said = {(e.batch.id, c.index, c.code): c.rejected for e in endings for c in e.codes}
+            names = ("batch", "row_index", "code", "rejected")
+            _insert(db, row_codes, [dict(zip(names, (*key, rejected), strict=True)) for key, rejected in said.items()])
+            _insert(
+                db,
+                jobs,
+                [
+                    {
+                        "batch": e.batch.id,
+                        "account": account,
+                        "url": e.job,
+                        "opened_at": now,
+                        "next_poll_at": e.first_poll,
+                    }
+                    for e in endings
+                    if e.job is not None
+                ],
+            )
+            halves = [_columns(child, account) | {"parent": e.batch.id} for e in endings for child in e.children]
+            _insert(db, batches, halves)
 
     def recover(self, account: str, fence: int) -> int:
         """Marks what a dead process left in `sending` as unknown, and returns how many batches that were."""
@@ -324,7 +352,7 @@ class Ledger:
 
     def used(self, account: str, endpoint: str, hours: float) -> int:
         """Rows debited in the rolling window; unknown outcomes count, proven not-sent ones do not."""
-        with self.engine.connect() as db:
+        with self.reading() as db:
             return self._used(db, account, endpoint, hours, self.now())
 
     # The account's state
@@ -332,7 +360,7 @@ class Ledger:
     def account(self, account: str) -> Account:
         """The state file of an account, and its generation."""
         self.ensure(accounts, account=account)
-        with self.engine.connect() as db:
+        with self.reading() as db:
             row = db.execute(sa.select(accounts).where(accounts.c.account == account)).one()
             return Account(generation=row.generation, state_path=row.state_path)
 
@@ -349,7 +377,7 @@ class Ledger:
             & (ended | (batches.c.state.in_(handed_on) & _IN_DOUBT))
         )
         order = (batches.c.run, batches.c.plan, batches.c.rows.desc())
-        with self.engine.connect() as db:
+        with self.reading() as db:
             found = [_batch(row) for row in db.execute(sa.select(batches).where(where).order_by(*order))]
         return [replace(b, state=BatchState.UNKNOWN) if b.state in handed_on else b for b in found]
 
@@ -380,7 +408,7 @@ class Ledger:
 
     def holder(self, account: str) -> str | None:
         """Who holds the account's lease, or held it last."""
-        with self.engine.connect() as db:
+        with self.reading() as db:
             return db.execute(sa.select(accounts.c.holder).where(accounts.c.account == account)).scalar_one_or_none()
 
     def renew_lease(self, account: str, *, fence: int, until: float) -> None:
@@ -429,7 +457,7 @@ class Ledger:
     def _database_clock(self) -> float:
         if self.engine.dialect.name == "sqlite":
             return time.time()
-        with self.engine.connect() as db:
+        with self.reading() as db:
             return float(db.execute(sa.text("select extract(epoch from clock_timestamp())")).scalar_one())
 
 
@@ -440,6 +468,19 @@ class QuotaSpentError(EtlError):
 def batch_id(run: str, plan: int, ordinal: str, sha256: str) -> str:
     """A batch's id, from what it is: the same plan makes the same ids."""
     return hashlib.sha256(f"{run}|{plan}|{ordinal}|{sha256}".encode()).hexdigest()[:20]
+
+
+def _insert(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        db.execute(sa.insert(table), rows)
+
+
+def _columns(batch: Batch, account: str) -> dict[str, Any]:
+    """A new batch's row."""
+    names = (
+        "id", "run", "endpoint", "plan", "ordinal", "file", "offset", "size", "sha256", "first", "rows", "parent", "state",
+    )  # fmt: skip
+    return {"account": account, **{name: getattr(batch, name) for name in names}}
 
 
 def _batch(row: sa.Row[Any]) -> Batch:

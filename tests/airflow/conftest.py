@@ -82,12 +82,12 @@ class Airflow:
     work: Path
     emulator: str
 
-    def run(self, conf: dict[str, Any] | None = None, **when: Any) -> Ran:
+    def run(self, conf: dict[str, Any] | None = None, *, dag: Any = None, **when: Any) -> Ran:
         """`when` has `logical_date` (if not, the run is one without any date) and `run_after`, as for `dag.test`."""
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
 
-        dag = self.dags["crm_to_batch"]
+        dag = dag or self.dags["crm_to_batch"]
         for task in dag.tasks:
             task.retry_delay = timedelta(0)
         before = signal.getsignal(signal.SIGTERM)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from etl.settings import ROOT
+from etl.settings import ROOT, Polling
 from etl.syncs import SYNCS
 
 pytestmark = pytest.mark.airflow
@@ -59,6 +60,22 @@ def test_nothing_runs_without_a_limit_of_time(dag: Any) -> None:
         assert task.retries == 3
         assert task.retry_exponential_backoff
         assert task.max_retry_delay is not None
+    load, wait = dag.get_task("load"), dag.get_task("wait")
+    assert load.execution_timeout + timedelta(seconds=wait.timeout) < dag.dagrun_timeout
+
+
+def test_the_wait_is_longer_than_the_vendors_are_asked_by_default(dag: Any) -> None:
+    """So the step ends it, and not a sensor's timeout, which would leave the run without its account."""
+    assert dag.get_task("wait").timeout > Polling().timeout_s
+
+
+def test_where_no_triggerer_runs_every_task_that_waits_is_rescheduled() -> None:
+    """One word in the Dag file; the scheduler brings the task back."""
+    from etl.airflow.dag import profile_dag
+
+    dag = profile_dag(SYNCS["crm_to_batch"], "", deferrable=False)
+    assert {task.deferrable for task in dag.tasks} == {False}
+    assert dag.get_task("wait").mode == "reschedule"
 
 
 def test_what_sends_or_holds_the_account_is_in_its_pool(dag: Any) -> None:

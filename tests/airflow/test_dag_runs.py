@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -162,20 +161,6 @@ def test_a_busy_account_is_waited_for_without_a_worker(
     ran = airflow().run(ASKED)
     assert ran.tasks == _states()
     assert len(calls) == 2
-
-
-def test_pending_batches_are_asked_after_again_and_again(
-    airflow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wait asks once at each visit, and is away between the visits."""
-    pending = [2, 1, 0]
-    monkeypatch.setitem(pipeline.STEPS, "wait", lambda _: {"pending": pending.pop(0)})
-    here = airflow()
-    connection = json.loads(os.environ["AIRFLOW_CONN_BATCH_DEFAULT"])
-    connection["extra"]["polling"] = {"first_s": 0.1}
-    monkeypatch.setenv("AIRFLOW_CONN_BATCH_DEFAULT", json.dumps(connection))
-    assert here.run(ASKED).tasks == _states()
-    assert pending == []
 
 
 def test_a_foreign_error_shows_its_place_and_not_its_text(

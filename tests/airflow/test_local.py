@@ -44,19 +44,19 @@ class Local:
         with urlopen(Request(f"{base}/api/v2{path}", data, headers), timeout=30) as answer:  # noqa: S310  (loopback)
             return json.load(answer)
 
-    def ended(self, count: int, run_type: str) -> list[dict[str, Any]]:
+    def ended(self, count: int, run_type: str, dag: str = "crm_to_batch") -> list[dict[str, Any]]:
         """The Dag runs of a type, once there are `count` and all have ended."""
 
         def found() -> list[dict[str, Any]] | None:
-            runs = self.api(f"/dags/crm_to_batch/dagRuns?run_type={run_type}")["dag_runs"]
+            runs = self.api(f"/dags/{dag}/dagRuns?run_type={run_type}")["dag_runs"]
             done = [run for run in runs if run["state"] in {"success", "failed"}]
             return done if len(done) == count else None
 
         return _eventually(found, RUN_S, f"{count} {run_type} runs")
 
-    def reports(self, origin: str) -> list[dict[str, Any]]:
+    def reports(self, origin: str, dag: str = "crm_to_batch") -> list[dict[str, Any]]:
         """The reports of our runs whose Dag run ids begin so, by day."""
-        paths = (self.home / "work" / "crm_to_batch").glob(f"*/*/airflow-{origin}__*/run_report.json")
+        paths = (self.home / "work" / dag).glob(f"*/*/airflow-{origin}__*/run_report.json")
         return [json.loads(path.read_text()) for path in sorted(paths)]
 
     def family(self) -> list[psutil.Process]:
@@ -129,6 +129,30 @@ def test_a_backfill_of_three_days_balances_and_never_overwrites_a_newer_day(
         assert report["exit_code"] in {0, 1}
         assert report["rows"]["superseded"] > 0
         assert report["rows"]["accepted"] == 0
+
+
+def test_the_triggerer_stays_with_batches_until_the_vendor_has_ended_them(local: Local) -> None:
+    """A task that waits is away from its worker, asks in the triggerer, and comes back; its log has no secret."""
+    (run,) = local.ended(1, "scheduled", "crm_to_adobe_target")
+    (report,) = local.reports("scheduled", "crm_to_adobe_target")
+    log = json.dumps(local.api(f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}/taskInstances/wait/logs/1"))
+    assert run["state"] == "success"
+    assert report["balanced"]
+    assert report["rows"]["confirmed"] > 0
+    assert "has not ended yet: 1" in log
+    assert "'failed': None" in log
+    assert "@example" not in log
+
+
+@pytest.mark.parametrize("conn_type", ["batch", "adobe_target", "releva"])
+def test_the_button_of_a_connections_form_works(local: Local, conn_type: str) -> None:
+    """The API server tries it, with what the form holds."""
+    known = json.loads(_settings(local.home)[f"AIRFLOW_CONN_{conn_type.upper()}_DEFAULT"])
+    filled_in = known | {"connection_id": "typed_in", "extra": json.dumps(known.get("extra", {}) | {"headroom": None})}
+    assert local.api("/connections/test", filled_in)["status"]
+    refused = local.api("/connections/test", filled_in | {"host": "http://127.0.0.1:9"})
+    assert not refused["status"]
+    assert "check the host of the connection" in refused["message"]
 
 
 def test_everything_listens_on_loopback_only(local: Local, scheduled: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etl.ledger import LostLeaseError, batch_id
+from etl.ledger import Ending, LostLeaseError, batch_id
 from etl.model import AttemptOutcome, BatchState, RowCode
 
 
@@ -55,7 +55,9 @@ def test_a_batch_is_not_sent_twice_at_once(sending, intend, batch):
 def test_an_outcome_is_committed_with_the_state_it_leads_to(ledger, sending, intend, batch, state, outcome, wanted):
     """Attempt and batch change together, with the vendor's code and status."""
     n = intend(batch(), sending())
-    ledger.settle(batch(), n, outcome=outcome, state=wanted, code="http_599", status=599, request_id="req-1")
+    ledger.settle(
+        Ending(batch=batch(), n=n, outcome=outcome, state=wanted, code="http_599", status=599, request_id="req-1")
+    )
     assert state() == {"b1": wanted}
     (attempt,) = ledger.attempts("r1")
     assert (attempt.outcome, attempt.code, attempt.status) == (outcome, "http_599", 599)
@@ -66,9 +68,9 @@ def test_doubt_about_an_earlier_attempt_stays(ledger, sending, intend, batch, st
     """A batch that may have arrived once is unknown until it is accepted, although the next attempt never left."""
     fence = sending()
     n = intend(batch(), fence)
-    ledger.settle(batch(), n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN)
+    ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN))
     n = intend(batch(), fence)
-    ledger.settle(batch(), n, outcome=outcome, state=BatchState.PLANNED)
+    ledger.settle(Ending(batch=batch(), n=n, outcome=outcome, state=BatchState.PLANNED))
     assert state() == {"b1": BatchState.UNKNOWN}
 
 
@@ -77,7 +79,7 @@ def test_what_a_dead_process_left_open_is_unknown(ledger, sending, intend, batch
     fence = sending(batch("b1"), batch("b2", ordinal=1), batch("b3", ordinal=2))
     intend(batch("b1"), fence)
     n = intend(batch("b2"), fence)
-    ledger.settle(batch("b2"), n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED)
+    ledger.settle(Ending(batch=batch("b2"), n=n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED))
     assert ledger.recover(account, fence) == 1
     assert state() == {"b1": BatchState.UNKNOWN, "b2": BatchState.ACCEPTED, "b3": BatchState.PLANNED}
     assert [attempt.outcome for attempt in ledger.attempts("r1") if attempt.batch == "b1"] == [AttemptOutcome.CRASHED]
@@ -107,9 +109,9 @@ def test_a_zombies_outcome_changes_nothing(ledger, sending, intend, batch, state
     fence = ledger.take_lease(account, holder="x:2:new", until=ledger.now() + 60, is_dead={"elsewhere:1:r1": True})
     ledger.recover(account, fence)
     second = intend(batch(), fence)
-    ledger.settle(batch(), second, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED)
+    ledger.settle(Ending(batch=batch(), n=second, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED))
     with pytest.raises(LostLeaseError):
-        ledger.settle(batch(), first, outcome=AttemptOutcome.NOT_SENT, state=BatchState.PLANNED)
+        ledger.settle(Ending(batch=batch(), n=first, outcome=AttemptOutcome.NOT_SENT, state=BatchState.PLANNED))
     assert state() == {"b1": BatchState.ACCEPTED}
     assert [a.outcome for a in ledger.attempts("r1")] == [AttemptOutcome.CRASHED, AttemptOutcome.ACCEPTED]
     assert ledger.used(account, "batch_update", 24) == 20
@@ -119,7 +121,7 @@ def test_a_split_hands_its_rows_to_its_halves_in_one_step(ledger, sending, inten
     """The halves are planned in the transaction that marks the whole as split; they belong to the same run and plan."""
     n = intend(batch(), sending())
     halves = [batch("b1a", rows=5), batch("b1b", first=5, rows=5)]
-    ledger.settle(batch(), n, outcome=AttemptOutcome.REJECTED, state=BatchState.SPLIT, children=halves)
+    ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.REJECTED, state=BatchState.SPLIT, children=halves))
     assert state() == {"b1": BatchState.SPLIT, "b1a": BatchState.PLANNED, "b1b": BatchState.PLANNED}
     waiting = [b for b in ledger.batches("r1") if not b.state.is_settled]
     assert {(b.parent, b.plan, b.first, b.rows) for b in waiting} == {("b1", 1, 0, 5), ("b1", 1, 5, 5)}
@@ -130,7 +132,7 @@ def test_what_the_vendor_said_of_rows_is_kept_once(ledger, sending, intend, batc
     n = intend(batch(), sending())
     codes = [RowCode(index=3, code="field_refused_city", rejected=False)] * 2
     codes.append(RowCode(index=1, code="identifier_refused", rejected=True))
-    ledger.settle(batch(), n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED, codes=codes)
+    ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED, codes=codes))
     assert ledger.row_codes("r1") == [("b1", codes[2]), ("b1", codes[0])]
 
 
@@ -138,7 +140,7 @@ def test_a_new_plan_replaces_what_is_not_settled(ledger, sending, intend, batch,
     """Batches that were accepted stay; the rest hands its rows to the new plan, and an old plan never comes back."""
     fence = sending(batch("b1"), batch("b2", ordinal=1))
     n = intend(batch("b1"), fence)
-    ledger.settle(batch("b1"), n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED)
+    ledger.settle(Ending(batch=batch("b1"), n=n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED))
     ledger.adopt_plan("r1", plan=2, account=account, planned=[batch("c1", plan=2)])
     ledger.adopt_plan("r1", plan=1, account=account, planned=[batch("d1")])
     assert state() == {"b1": BatchState.ACCEPTED, "b2": BatchState.REPLACED, "c1": BatchState.PLANNED}
@@ -154,7 +156,7 @@ def test_the_same_plan_is_adopted_once(ledger, sending, batch, state, account):
 def test_a_batch_that_is_in_doubt_and_replaced_is_still_to_be_absorbed(ledger, sending, intend, batch, account):
     """The account may hold its rows: a new plan that is never sent must not hide that."""
     n = intend(batch(), sending())
-    ledger.settle(batch(), n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN)
+    ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN))
     ledger.adopt_plan("r1", plan=2, account=account, planned=[batch("c1", plan=2)])
     assert [(b.id, b.state) for b in ledger.unabsorbed(account)] == [("b1", BatchState.UNKNOWN)]
 
@@ -163,12 +165,12 @@ def test_a_batch_that_is_in_doubt_and_split_is_absorbed_before_its_halves(ledger
     """First "nobody knows", then what became of each half."""
     fence = sending()
     n = intend(batch(), fence)
-    ledger.settle(batch(), n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN)
+    ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN))
     n = intend(batch(), fence)
     half = batch("a-half", rows=5)
-    ledger.settle(batch(), n, outcome=AttemptOutcome.REJECTED, state=BatchState.SPLIT, children=[half])
+    ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.REJECTED, state=BatchState.SPLIT, children=[half]))
     n = intend(half, fence)
-    ledger.settle(half, n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED)
+    ledger.settle(Ending(batch=half, n=n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED))
     assert [b.id for b in ledger.unabsorbed(account)] == ["b1", "a-half"]
 
 
@@ -176,13 +178,13 @@ def test_an_outcome_is_absorbed_once_and_anew_after_another_attempt(ledger, send
     """The state file and the list of what it holds change together; sending again makes the outcome news again."""
     fence = sending()
     n = intend(batch(), fence)
-    ledger.settle(batch(), n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN)
+    ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN))
     news = ledger.unabsorbed(account)
     ledger.commit_state(account, fence=fence, generation=1, state_path="state/1", absorbed=news)
     assert ledger.unabsorbed(account) == []
     assert (ledger.account(account).generation, ledger.account(account).state_path) == (1, "state/1")
     n = intend(batch(), fence)
-    ledger.settle(batch(), n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED)
+    ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED))
     assert [b.id for b in ledger.unabsorbed(account)] == ["b1"]
     with pytest.raises(LostLeaseError):
         ledger.commit_state(account, fence=fence - 1, generation=2, state_path=None, absorbed=news)

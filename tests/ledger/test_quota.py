@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from etl.ledger import Ledger, QuotaSpentError, Run
+from etl.ledger import Ending, Ledger, QuotaSpentError, Run
 from etl.model import AttemptOutcome, Batch, BatchState
 
 HOUR = 3600.0
@@ -28,7 +28,7 @@ def test_only_proof_that_nothing_left_gives_quota_back(ledger, sending, intend, 
     """Whatever the vendor may have counted stays debited."""
     n = intend(batch(), sending())
     assert ledger.used(account, "batch_update", 24) == 10
-    ledger.settle(batch(), n, outcome=outcome, state=OUTCOMES[outcome])
+    ledger.settle(Ending(batch=batch(), n=n, outcome=outcome, state=OUTCOMES[outcome]))
     assert ledger.used(account, "batch_update", 24) == (0 if outcome is AttemptOutcome.NOT_SENT else 10)
 
 
@@ -126,4 +126,4 @@ def _send(ledger, now, calls, quota, hours):
             continue
         if outcome is not AttemptOutcome.NOT_SENT:
             yield now[0] + late, rows
-        ledger.settle(batch, n, outcome=outcome, state=OUTCOMES[outcome])
+        ledger.settle(Ending(batch=batch, n=n, outcome=outcome, state=OUTCOMES[outcome]))
