@@ -29,6 +29,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
+_MARKS = {True: "ok  ", False: "FAIL", None: "-   "}
+
 SyncName = Annotated[str, typer.Argument(metavar="SYNC", help="A name of etl/syncs.py.")]
 Day = Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The day that the exports cover.")]
 Destination = Annotated[str | None, typer.Option(help="Another destination than the sync's, for this run.")]
@@ -163,8 +165,8 @@ def doctor() -> None:
 
     checks = check_installation()
     for check in checks:
-        _print(f"{'ok  ' if check.ok else 'FAIL'}  {check.what}: {check.found}")
-    raise typer.Exit(0 if all(check.ok for check in checks) else 2)
+        _print(f"{_MARKS[check.ok]}  {check.what}: {check.found}")
+    raise typer.Exit(2 if any(check.ok is False for check in checks) else 0)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,22 +78,34 @@ def _connections() -> dict[str, Connection]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that has to be right."""
+    """One thing that has to be right; `ok` is None for a connection that is not set while another one is."""
 
     what: str
-    ok: bool
+    ok: bool | None
     found: str
 
 
 def check_installation() -> list[Check]:
     """Landing and work folders, ledger, and the connections of the syncs; raises ConfigError for the settings."""
     settings = Settings.from_environment()
-    connections = dict.fromkeys(sync.connection for sync in SYNCS.values())
     return [
         _check("landing folder", lambda: _landing(settings)),
         _check("work folder", lambda: _work(settings)),
         _check("ledger", lambda: _ledger(settings)),
-        *(_check(f"connection {name}", partial(_connection, name)) for name in connections),
+        *_check_connections(),
+    ]
+
+
+def _check_connections() -> list[Check]:
+    """Nobody uses every vendor: a connection that is not set is a fault only where none is."""
+    users = {sync.connection: sync.name for sync in SYNCS.values()}
+    variables = {name: f"AIRFLOW_CONN_{name.upper()}" for name in users}
+    one_is_set = any(os.environ.get(variable) for variable in variables.values())
+    return [
+        Check(what=f"connection {name}", ok=None, found=f"not set, so {users[name]} cannot run: {variable}")
+        if one_is_set and not os.environ.get(variable)
+        else _check(f"connection {name}", partial(_connection, name))
+        for name, variable in variables.items()
     ]
 
 

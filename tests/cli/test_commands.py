@@ -261,11 +261,12 @@ def test_doctor_names_what_is_missing(shop, tmp_path):
     well = shop("doctor")
     assert (well.returncode, well.stdout.count("ok  ")) == (0, 4)
     assert "mode 700" in well.stdout
+    assert "-     connection releva_default: not set, so crm_to_releva cannot run" in well.stdout
     broken = shop(
         "doctor", AIRFLOW_CONN_BATCH_DEFAULT=None, PROFILE_ETL_LANDING=str(tmp_path),
         PROFILE_ETL_LEDGER="postgresql+psycopg://etl:s3cret@127.0.0.1:9/etl",
     )  # fmt: skip
-    assert (broken.returncode, broken.stdout.count("FAIL")) == (2, 3)
+    assert (broken.returncode, broken.stdout.count("FAIL")) == (2, 5)
     assert "AIRFLOW_CONN_BATCH_DEFAULT" in broken.stdout
     assert "s3cret" not in broken.stdout + broken.stderr
 

@@ -80,6 +80,20 @@ def test_the_overview_names_every_destination():
     assert {path.stem for path in DOCS.glob("*.md")} == {"README", *ENDPOINTS}
 
 
+def test_the_overview_has_the_numbers_of_the_table():
+    """They are told in sentences, too."""
+    known = documented()
+    small, large = known["batch_update"]["rows_per_call"], known["batch_mass_update"]["rows_per_call"]
+    single = known["adobe_target_single"]
+    for said in (
+        f"up to {small['value']:,} profiles a call", f"up to {large['value']:,} profiles a call",
+        f"holds ({large['value']:,})", f"up to {known['releva']['rows_per_call']['value']} profiles a call",
+        f"up to {single['rows_by_choice']['value']:,} changed profiles",
+        f"in the last {single['profile_days']['value']} days",
+    ):  # fmt: skip
+        assert said in OVERVIEW
+
+
 def test_statuses_mean_what_the_overview_says():
     """The first words of the second column are the reaction."""
     told = [row for row in _rows(OVERVIEW, "What an answer means") if re.match(r"[0-9]{3}", row[0])]
