@@ -40,6 +40,7 @@ test: lint ## lint, types and the whole test suite
 bench: setup ## rows/s, processor time and memory of each step, and how much of the allowed rate is used
 	$(BIN)/python tests/benchmarks/throughput.py --customers $(CUSTOMERS) --receipts $(RECEIPTS)
 	$(BIN)/python tests/benchmarks/pacing.py --seconds 30
+	$(BIN)/python tests/benchmarks/single.py
 
 soak: setup ## the property tests with many more examples, and 10,000,000 customers; takes hours
 	$(BIN)/python -m pytest -m "not airflow" --hypothesis-profile=soak

@@ -24,6 +24,7 @@ from etl.ledger.store import Ledger
 from etl.model import Limits
 
 JITTER_S = 0.05
+_MINUTE_JITTER_S = 0.5
 LONGEST_WAIT_S = 900.0
 _WINDOW_S = 1.0
 _LOWEST_FACTOR = 1 / 16
@@ -46,8 +47,8 @@ class Allowance:
     def of(cls, limits: Limits, headroom: float) -> Allowance:
         """The share of the limits that the account's other callers leave to us; raises ConfigError if that is nothing."""
         share = 1 - headroom
-        # Calls that arrive unequally late must not crowd into a minute either.
-        gap = (60 + JITTER_S) / (limits.calls_per_minute * share) if limits.calls_per_minute else 0.0
+        # Calls that arrive unequally late must not crowd into a minute either; uploads of many megabytes take their time.
+        gap = (60 + _MINUTE_JITTER_S) / (limits.calls_per_minute * share) if limits.calls_per_minute else 0.0
         if limits.per_second is None:
             return cls(rows_per_call=limits.rows_per_call, per_second=None, capacity=0, call_gap=gap, window=None)
         rate = limits.per_second * share

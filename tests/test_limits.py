@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.destinations import ENDPOINTS
+from etl.emulator import adobe, releva
 from etl.emulator import batch as emulated
 from etl.errors import ConfigError
 from etl.limits import ADJUSTABLE, documented, limits_of
@@ -66,6 +67,41 @@ def test_the_emulator_came_to_the_same_limits(endpoint):
     )
     assert ours.bytes_per_call == emulated.LIMITS.body_bytes
     assert ours.attributes_per_row == emulated.LIMITS.attributes_per_operation
+
+
+def test_the_emulator_came_to_the_same_limits_of_adobe():
+    """What we send by default is more careful; what a connection may ask for at most is the vendor's own limit."""
+    theirs, single, bulk = adobe.LIMITS, limits_of("adobe_target_single"), limits_of("adobe_target_bulk")
+    assert (single.rows_per_call, single.bytes_per_call, single.quota) == (1, theirs.post_bytes, theirs.rows_per_day)
+    assert documented()["adobe_target_single"]["bytes_per_get"]["value"] == theirs.get_bytes
+    ceilings = [documented()["adobe_target_bulk"][name]["ceiling"] for name in ("rows_per_call", "bytes_per_call")]
+    assert ceilings == [theirs.file_rows, theirs.file_bytes]
+    assert (bulk.calls_per_minute, bulk.quota) == (theirs.calls_per_minute, theirs.rows_per_day)
+    assert bulk.bytes_per_row == theirs.profile_bytes
+    assert bulk.open_batches == theirs.statuses_kept - 1
+
+
+def test_the_emulator_came_to_the_same_limits_of_releva():
+    """Both sides assume them, as the vendor names none."""
+    ours, theirs = limits_of("releva"), releva.LIMITS
+    assert (ours.rows_per_call, ours.bytes_per_call) == (theirs.profiles_per_call, theirs.body_bytes)
+    assert ours.calls_per_minute == theirs.calls_per_minute
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name", "value"),
+    [
+        ("adobe_target_bulk", "rows_per_call", 500_001),
+        ("adobe_target_bulk", "bytes_per_call", 50_000_000),
+        ("adobe_target_single", "rows_per_call", 2),
+    ],
+)
+def test_a_vendors_hard_limit_cannot_be_raised(endpoint, name, value):
+    """Up to the ceiling an account may ask for more than our careful default, and not beyond."""
+    ceiling = documented()[endpoint][name]["ceiling"]
+    assert getattr(limits_of(endpoint, {name: ceiling}), name) == ceiling
+    with pytest.raises(ConfigError, match=name):
+        limits_of(endpoint, {name: value})
 
 
 def test_mass_update_is_paced_by_the_stricter_reading():

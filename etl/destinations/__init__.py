@@ -77,13 +77,13 @@ def choose(destination: str, rows: int, connection: Connection, client: Client, 
     if isinstance(entry, str):
         return Chosen(endpoint=endpoints[0], why=f"{entry} was asked for by name")
     large, small = endpoints
-    up_to = small.limits.rows_by_choice or large.limits.rows_per_call
-    if rows > up_to:
-        return Chosen(endpoint=large, why=f"{rows:,} profiles are more than {small.name} is used for ({up_to:,})")
     if entry.only_confirmed and unconfirmed:
         return Chosen(
             endpoint=large,
             why=f"{unconfirmed:,} of {rows:,} profiles were not confirmed by {large.name} lately, and {small.name} "
             "cannot create one",
         )
+    up_to = small.limits.rows_by_choice or large.limits.rows_per_call
+    if rows > up_to:
+        return Chosen(endpoint=large, why=f"{rows:,} profiles are more than {small.name} is used for ({up_to:,})")
     return Chosen(endpoint=small, why=f"{rows:,} profiles are no more than {small.name} is used for ({up_to:,})")
