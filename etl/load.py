@@ -34,7 +34,7 @@ from etl.errors import (
 from etl.ledger import Attempt, Ending, LostLeaseError, QuotaSpentError, batch_id, lease
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
 from etl.pacing import LONGEST_WAIT_S, Allowance, Pacer, Reservation
-from etl.pack import Manifest, manifest
+from etl.pack import Manifest, batches, manifest
 from etl.plan import replan
 from etl.run import RunContext
 from etl.state import absorb
@@ -150,7 +150,7 @@ def load(ctx: RunContext) -> dict[str, Any]:
             replan(ctx)
         refused = ctx.result("plan")["refused"]
         staged = manifest(ctx, ctx.result("pack")["plan"])
-        ledger.adopt_plan(ctx.name, plan=staged.plan, account=account, planned=staged.batches)
+        ledger.adopt_plan(ctx.name, plan=staged.plan, account=account, planned=batches(ctx, staged))
         if refused:
             return _stopped(refused)
         waiting = [b for b in ledger.batches(ctx.name) if not b.state.is_settled]
@@ -229,7 +229,7 @@ class _Sender:
             ctx.ledger, account=self._account, endpoint=destination.name, allowance=allowance, sleep=ctx.sleep
         )
         earlier = ctx.ledger.attempts(ctx.name)
-        self._budget = Budget.after(len(staged.batches), earlier)
+        self._budget = Budget.after(staged.calls.height, earlier)
         self._tries: dict[tuple[str, AttemptOutcome], int] = {}
         for attempt in earlier:
             self._count(attempt.batch, attempt.outcome)

@@ -3,7 +3,7 @@
 Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `fingerprint`), and for each plan of
 the run `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
 `fingerprint`, `memory`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of
-what is not sent) and `manifest.json`. A plan is good for the generation of the account's state that it was made from; load has it made anew
+what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the generation of the account's state that it was made from; load has it made anew
 when the account has moved on.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ from etl.destinations.base import Destination
 from etl.ends import plan_folder, rows_of
 from etl.identity import resolved, shared_identities
 from etl.ledger.store import batch_id
-from etl.model import Batch, BatchState, Bucket
+from etl.model import Batch, Bucket
 from etl.pacing import Allowance
 from etl.packing import Encoded, pack
 from etl.run import RunContext
@@ -37,6 +37,8 @@ from etl.transform import step as transform
 
 RECORDS = "private/records"
 IDENTITY_SHARED = "identity_shared"
+_CALLS_FILE = "calls.arrow"
+_CALLS = {"sha256": pl.String, "offset": pl.Int64, "size": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
 _JUDGED = ["row", "key", "fingerprint", "reason"]
 _UNIQUE = ("customer_id",)
 
@@ -49,17 +51,9 @@ class Manifest:
     generation: int
     endpoint: str
     why: str
-    batches: list[Batch] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """Rows to be sent."""
-        return sum(batch.rows for batch in self.batches)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes to be sent."""
-        return sum(batch.size for batch in self.batches)
+    rows: int
+    bytes: int
+    calls: pl.DataFrame
 
 
 def render(ctx: RunContext) -> dict[str, Any]:
@@ -104,7 +98,7 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     folder = plan_folder(ctx.name, plan)
     with ctx.work.staged(folder) as path:
         path.mkdir()
-        writer = _Stage(ctx=ctx, path=path, plan=plan, endpoint=chosen.endpoint, room=_room(ctx, chosen, limit))
+        writer = _Stage(ctx=ctx, path=path, endpoint=chosen.endpoint, room=_room(ctx, chosen, limit))
         for number, part in _decided(ctx, state, settled):
             writer.add(number, part)
         writer.finish()
@@ -113,12 +107,12 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
         "generation": generation,
         "endpoint": chosen.endpoint.name,
         "why": chosen.why,
-        "calls": len(writer.batches),
+        "calls": len(writer.calls),
         "rows": writer.taken,
-        "bytes": writer.offset - len(writer.batches),
+        "bytes": writer.offset - len(writer.calls),
         "kept": writer.kept,
     }
-    ctx.work.write_json(f"{folder}/manifest.json", summary | {"batches": [asdict(b) for b in writer.batches]})
+    ctx.work.write_json(f"{folder}/manifest.json", summary)
     return summary
 
 
@@ -154,10 +148,22 @@ def _finished(endpoint: Destination, wanted: pl.DataFrame) -> pl.Series:
 
 def manifest(ctx: RunContext, plan: int) -> Manifest:
     """A staged plan, read back."""
-    value = ctx.work.read_json(f"{plan_folder(ctx.name, plan)}/manifest.json") or {}
-    batches = [Batch(**{**b, "state": BatchState(b["state"])}) for b in value["batches"]]
-    names = ("plan", "generation", "endpoint", "why")
-    return Manifest(batches=batches, **{name: value[name] for name in names})
+    folder = plan_folder(ctx.name, plan)
+    value = ctx.work.read_json(f"{folder}/manifest.json") or {}
+    names = ("plan", "generation", "endpoint", "why", "rows", "bytes")
+    calls = pl.read_ipc(ctx.work.fetch(f"{folder}/{_CALLS_FILE}"))
+    return Manifest(calls=calls, **{name: value[name] for name in names})
+
+
+def batches(ctx: RunContext, staged: Manifest) -> Iterator[Batch]:
+    """The batches of a staged plan, as the ledger takes them over."""
+    file = f"{plan_folder(ctx.name, staged.plan)}/payloads"
+    for ordinal, (sha256, offset, size, first, rows) in enumerate(staged.calls.iter_rows()):
+        yield Batch(
+            id=batch_id(ctx.name, staged.plan, str(ordinal), sha256), run=ctx.name, endpoint=staged.endpoint,
+            plan=staged.plan, ordinal=ordinal, file=file, offset=offset, size=size, sha256=sha256, first=first,
+            rows=rows,
+        )  # fmt: skip
 
 
 def _decided(
@@ -217,10 +223,9 @@ class _Stage:
 
     ctx: RunContext
     path: Path
-    plan: int
     endpoint: Destination
     room: _Room
-    batches: list[Batch] = field(default_factory=list)
+    calls: list[tuple[str, int, int, int, int]] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
     offset: int = 0
     taken: int = 0
@@ -248,6 +253,7 @@ class _Stage:
 
     def finish(self) -> None:
         self._pack(last=True)
+        pl.DataFrame(self.calls, schema=_CALLS, orient="row").write_ipc(self.path / _CALLS_FILE)
 
     def _pack(self, *, last: bool) -> None:
         """Writes the calls that are full, and the rest too when nothing follows."""
@@ -266,15 +272,7 @@ class _Stage:
         self._open = self._open.slice(starts[whole])
 
     def _write(self, write: Callable[[bytes], object], payload: bytes, rows: int) -> None:
-        digest, ordinal = hashlib.sha256(payload).hexdigest(), len(self.batches)
-        self.batches.append(
-            Batch(
-                id=batch_id(self.ctx.name, self.plan, str(ordinal), digest),
-                run=self.ctx.name, endpoint=self.endpoint.name, plan=self.plan, ordinal=ordinal,
-                file=f"{plan_folder(self.ctx.name, self.plan)}/payloads", offset=self.offset, size=len(payload),
-                sha256=digest, first=self.first, rows=rows,
-            )
-        )  # fmt: skip
+        self.calls.append((hashlib.sha256(payload).hexdigest(), self.offset, len(payload), self.first, rows))
         write(payload)
         write(b"\n")
         self.offset += len(payload) + 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
 from etl.client import Client
 from etl.destinations import connect
-from etl.model import Batch, Bucket
+from etl.model import Bucket
 from etl.pacing import Allowance, Pace, reserve, stored_pace
 from etl.pack import Manifest, manifest, stage
 from etl.run import RunContext
@@ -32,10 +33,10 @@ def plan(ctx: RunContext) -> dict[str, Any]:
         "plan": staged.plan,
         "endpoint": endpoint,
         "why": staged.why,
-        "calls": len(staged.batches),
+        "calls": staged.calls.height,
         "rows": staged.rows,
         "bytes": staged.bytes,
-        "seconds": seconds(staged.batches, allowance, pace, ctx.ledger.now()),
+        "seconds": seconds(staged.calls["rows"], allowance, pace, ctx.ledger.now()),
         "quota": {
             "limit": limits.quota,
             "window_hours": limits.quota_hours,
@@ -68,11 +69,11 @@ def as_text(figures: dict[str, Any]) -> str:
     return "\n".join([*lines, f"REFUSED   {figures['refused_why']}"] if figures["refused"] else lines)
 
 
-def seconds(batches: list[Batch], allowance: Allowance, pace: Pace, now: float) -> float:
-    """From now to the moment at which the last call may leave, if every answer came at once."""
+def seconds(calls: Iterable[int], allowance: Allowance, pace: Pace, now: float) -> float:
+    """From now to the moment at which the last of the calls of so many rows may leave, if every answer came at once."""
     last = now
-    for batch in batches:
-        pace, reservation = reserve(pace, allowance, batch.rows, last)
+    for rows in calls:
+        pace, reservation = reserve(pace, allowance, rows, last)
         last = reservation.at
     return last - now
 
@@ -85,7 +86,7 @@ def _gate(ctx: RunContext, staged: Manifest) -> dict[str, str | None]:
     )
     usual = median(earlier) if len(earlier) == _GATE_DAYS else 0
     is_usual = usual < _GATE_RECORDS or _GATE_LOW * usual <= records <= _GATE_HIGH * usual
-    if is_usual or ctx.options.accept_volume or not staged.batches:
+    if is_usual or ctx.options.accept_volume or not staged.rows:
         return {"refused": None, "refused_why": None}
     why = f"{records:,} CRM records, where the last {_GATE_DAYS} days had about {usual:,.0f}; nothing is sent. "
     return {"refused": VOLUME, "refused_why": why + "If that is right, run again with --accept-volume."}
