@@ -41,6 +41,12 @@ _CALLS_FILE = "calls.arrow"
 _CALLS = {"sha256": pl.String, "offset": pl.Int64, "size": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
 _JUDGED = ["row", "key", "fingerprint", "reason"]
 _UNIQUE = ("customer_id",)
+# The profiles' columns where there are none; those that decide on identities have their types.
+_NOBODY: dict[str, pl.DataType | type[pl.DataType]] = {
+    **dict.fromkeys(COLUMNS, pl.String()),
+    "row": pl.UInt64(),
+    "email_opt_in": pl.Boolean(),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +73,7 @@ def render(ctx: RunContext) -> dict[str, Any]:
         endpoint = connect_all(ctx.destination, ctx.connection, client)[0]
         shared = None
         if endpoint.identity != _UNIQUE:
-            everyone = parts.scan(ctx.place, f"{transform.FOLDER}/profiles", dict.fromkeys(COLUMNS, pl.String()))
+            everyone = parts.scan(ctx.place, f"{transform.FOLDER}/profiles", _NOBODY)
             shared = shared_identities(everyone, endpoint.identity)
         for number, profiles in enumerate(parts.frames(ctx.place, f"{transform.FOLDER}/profiles")):
             records = _records(endpoint, profiles, shared)
