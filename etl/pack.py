@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from contracts.profiles import COLUMNS
 from etl import delta, parts
 from etl.client import Client
 from etl.destinations import Chosen, choose, connect_all
-from etl.destinations.base import Destination
+from etl.destinations.base import AwaitsCompletion, Destination
 from etl.ends import plan_folder, rows_of
 from etl.identity import resolved, shared_identities
 from etl.ledger.store import batch_id
@@ -100,12 +101,14 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     settled = _settled_rows(ctx)
     limit = _limit(ctx, settled)
     with Client(timeout_s=ctx.connection.timeout_s) as client:
-        chosen = _choose(ctx, client, lambda columns: _decided(ctx, state, settled, columns), limit)
+        confirms = isinstance(connect_all(ctx.destination, ctx.connection, client)[0], AwaitsCompletion)
+        decided = partial(_decided, ctx, state, settled, confirms)
+        chosen = _choose(ctx, client, decided, limit)
     folder = plan_folder(ctx.name, plan)
     with ctx.work.staged(folder) as path:
         path.mkdir()
         writer = _Stage(ctx=ctx, path=path, endpoint=chosen.endpoint, room=_room(ctx, chosen, limit))
-        for number, part in _decided(ctx, state, settled):
+        for number, part in decided(None):
             writer.add(number, part)
         writer.finish()
     summary = {
@@ -173,13 +176,13 @@ def batches(ctx: RunContext, staged: Manifest) -> Iterator[Batch]:
 
 
 def _decided(
-    ctx: RunContext, state: delta.State, settled: pl.Series, columns: list[str] | None = None
+    ctx: RunContext, state: delta.State, settled: pl.Series, confirms: bool, columns: list[str] | None
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """The parts of the records with `bucket` and `code`; rows that are settled in this run already are left out."""
     full = ctx.options.full
     for number, part in enumerate(parts.frames(ctx.place, RECORDS, columns)):
         open_rows = part.filter(~pl.col("row").is_in(settled.implode()))
-        decided = open_rows.hstack(delta.decide(open_rows, state, ctx.day, full=full))
+        decided = open_rows.hstack(delta.decide(open_rows, state, ctx.day, full=full, confirms=confirms))
         unsendable = pl.col("reason").is_not_null()
         yield (
             number,

@@ -232,3 +232,17 @@ def test_v1_finds_no_unknown_profiles(install, emulator):
     report = old.run(TUESDAY)
     assert ends(report) == {"confirmed": 5, "not_found": 5}
     assert report.exit_code == 1
+
+
+def test_what_only_single_has_accepted_is_not_known_to_bulk(install, emulator):
+    """Single says success of profiles that are not there; so whoever can confirm does not take its word for it."""
+    single = install(emulator.url, destination="adobe_target_single")
+    single.land(5)
+    assert ends(single.run()) == {"accepted": 5}
+    assert emulator.profiles_of("adobe_target") == {}
+    either = install(emulator.url, destination="adobe_target")
+    assert ends(either.run()) == {"confirmed": 5}
+    assert ends(single.run()) == {"unchanged": 5}
+    single.land({"C-00001": {"city": "Nice"}}, TUESDAY)
+    assert ends(single.run(TUESDAY)) == {"accepted": 1}
+    assert ends(either.run(TUESDAY)) == {"unchanged": 1}

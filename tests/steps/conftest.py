@@ -1,4 +1,4 @@
-"""What the tests of steps share: a landing folder, and an object store on loopback."""
+"""What the tests of steps share: landing folders, the spec written down once more, an object store on loopback."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from etl.emulator.batch import DEMO_API_KEY, DEMO_PROJECT
 from etl.run import RunContext
+from etl.sample import SampleSummary, make_sample
 from etl.settings import Connection, Settings
 from etl.syncs import SYNCS
 
 DAY = date(2026, 3, 31)
+COMMITTED = Path(__file__).parents[2] / "data" / "landing"
+# Landing folders of four days of customers that end with 2026-11-21; the first is the one in the repository.
+SAMPLES: dict[str, dict[str, Any]] = {
+    "committed": {"customers": 2000, "receipts": 6000, "days": 35, "seed": 2026},
+    "another": {"customers": 300, "receipts": 1500, "days": 31, "seed": 7},
+    "spoiled": {"customers": 300, "receipts": 900, "days": 33, "seed": 11, "defect_share": 0.4},
+}
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +94,42 @@ def landing(tmp_path: Path) -> Iterator[Landing]:
     yield landing
     for ctx in landing.made:
         ctx.ledger.close()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A landing folder as users make one, and what its maker says of it."""
+
+    landing: Path
+    summary: SampleSummary
+
+
+@pytest.fixture(scope="session")
+def sample_named(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Sample]:
+    """Makes each of the samples once."""
+
+    @cache
+    def make(name: str) -> Sample:
+        made = tmp_path_factory.mktemp(name) / "landing"
+        summary = make_sample(**SAMPLES[name], last_day=date(2026, 11, 21), out=made)
+        return Sample(COMMITTED if name == "committed" else made, summary)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=SAMPLES)
+def sample(request: pytest.FixtureRequest, sample_named: Callable[[str], Sample]) -> Sample:
+    """Each of the samples."""
+    return sample_named(request.param)
+
+
+@pytest.fixture(scope="session")
+def expect() -> Callable[[Path, date], Any]:
+    """What a run of a landing folder's day must find, by `oracle.py`, which no package leads to."""
+    spec = spec_from_file_location("steps_oracle", Path(__file__).with_name("oracle.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    oracle = module_from_spec(spec)
+    sys.modules[spec.name] = oracle
+    spec.loader.exec_module(oracle)
+    return cache(oracle.expect)
