@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from etl.errors import Busy, ConfigError, EtlError
+from etl.model import RunReport
 from etl.run import Options, RunContext
 from etl.terminal import progress
 
@@ -37,6 +38,7 @@ Destination = Annotated[str | None, typer.Option(help="Another destination than 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Full = Annotated[bool, typer.Option("--full", help="Send unchanged profiles too.")]
 Limit = Annotated[int | None, typer.Option(min=0, help="Deliver the first N changed profiles only.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until the vendor confirms.")]
 AcceptVolume = Annotated[bool, typer.Option("--accept-volume", help="Let an unusual number of records pass.")]
 
 
@@ -51,13 +53,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Stage the payloads, print the plan, send nothing.")
     ] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until the vendor confirms.")] = False,
+    no_wait: NoWait = False,
     accept_volume: AcceptVolume = False,
     as_json: AsJson = False,
 ) -> None:
     """Carry one day's exports to the destination, and account for every row."""
     from etl import pipeline
-    from etl.report import as_text
 
     options = Options(full=full, limit=limit, wait=not no_wait, accept_volume=accept_volume)
     if dry_run:
@@ -65,12 +66,7 @@ def run(
         return
     with pipeline.resume_or_new(_context(sync, day, destination, options)) as named, _running(named) as ctx:
         made = pipeline.run(ctx)
-    if as_json:
-        _print_json(made.as_dict())
-    else:
-        _print(as_text(made))
-        _print(f"Files of this run: {ctx.place.root}")
-    raise typer.Exit(made.exit_code)
+    _show(made, as_json=as_json, files=ctx.place.root)
 
 
 @app.command()
@@ -109,17 +105,52 @@ def status(
 
 
 @app.command()
+def retry(
+    sync: SyncName,
+    day: Day,
+    *,
+    destination: Destination = None,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send again what did not get through: rows that were rejected, failed, not found, stuck, unreported or never sent."""
+    from etl import pipeline
+
+    options = Options(retry=True, wait=not no_wait)
+    named = _context(sync, day, destination, options, run_id=pipeline.new_run_id("retry"))
+    with _running(named) as ctx:
+        made = pipeline.retry(ctx)
+    if made is None:
+        _print("nothing to do")
+        return
+    _show(made, as_json=as_json, files=ctx.place.root)
+
+
+@app.command()
+def explain(
+    *, id_: Annotated[str, typer.Option("--id", metavar="-", help="Always -: the id is read from stdin.")]
+) -> None:
+    """Tell what happened to one customer, run by run; the id comes on stdin, where no shell keeps it."""
+    from etl.explain import explain
+    from etl.settings import Settings
+
+    if id_ != "-":
+        raise ConfigError("--id takes -, and the id itself on stdin: an argument would stand in the shell's history")
+    customer_id = sys.stdin.readline().rstrip("\r\n")
+    found = 0
+    for line in explain(Settings.from_environment(), customer_id):
+        found += 1
+        _print(line)
+    if not found:
+        _print("no run that is still there has a record of this customer")
+
+
+@app.command()
 def report(sync: SyncName, day: Day, *, destination: Destination = None, as_json: AsJson = False) -> None:
     """Print the newest run report of a day again."""
     from etl import pipeline
-    from etl.report import as_text
 
-    found = pipeline.newest_report(pipeline.sync_named(sync), _day(day), destination)
-    if as_json:
-        _print_json(found.as_dict())
-    else:
-        _print(as_text(found))
-    raise typer.Exit(found.exit_code)
+    _show(pipeline.newest_report(pipeline.sync_named(sync), _day(day), destination), as_json=as_json)
 
 
 @app.command()
@@ -186,6 +217,19 @@ def main() -> None:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         _fail(f"internal error: {type(error).__name__} at {place}. Nothing is lost; run it again, or report it.", 3)
+
+
+def _show(made: RunReport, *, as_json: bool, files: str | None = None) -> NoReturn:
+    """Prints a report, and ends with its exit code."""
+    from etl.report import as_text
+
+    if as_json:
+        _print_json(made.as_dict())
+    else:
+        _print(as_text(made))
+        if files:
+            _print(f"Files of this run: {files}")
+    raise typer.Exit(made.exit_code)
 
 
 def _plan(sync: str, day: str, destination: str | None, options: Options, *, as_json: bool) -> None:

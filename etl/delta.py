@@ -38,6 +38,8 @@ _SAME = {
     UNIDENTIFIED: UNIDENTIFIED,
 }
 OUTCOME = pl.Enum([*_SAME, Bucket.UNKNOWN.value])
+# What `retry` leaves alone: it got through, or may yet.
+_THROUGH = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value, Bucket.PROCESSING.value)
 STATE: dict[str, Any] = {
     "key": pl.String,
     "fingerprint": pl.UInt64,
@@ -87,16 +89,20 @@ def conformed(part: pl.DataFrame) -> pl.DataFrame:
     return part.with_columns(*missing, outcome=pl.col("outcome").cast(pl.String).cast(OUTCOME)).select(*STATE)
 
 
-def decide(records: pl.DataFrame, state: State, day: date, *, full: bool, confirms: bool = False) -> pl.DataFrame:
+def decide(
+    records: pl.DataFrame, state: State, day: date, *, full: bool = False, retry: bool = False, confirms: bool = False
+) -> pl.DataFrame:
     """What becomes of each record (`key`, `fingerprint`): `bucket`, null for "send it", and `code`.
 
     A profile that a later day's export has spoken of is superseded. One that was sent before just as it stands is not
-    sent again, except by `full`, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
+    sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
     another endpoint of the account took a profile which may not even be there is no reason to leave it out. `known` and
     `confirmed_on` are what the state remembers.
     """
     known = state.find(records["key"]).rename({"fingerprint": "sent"}).with_columns(records["fingerprint"])
     same = (pl.col("sent") == pl.col("fingerprint")).fill_null(value=False) & (not full)
+    if retry:
+        same &= pl.col("outcome").is_in(_THROUGH)
     if confirms:
         same &= pl.col("confirmed_on").is_not_null() | (pl.col("outcome") != Bucket.ACCEPTED.value)
     as_before = pl.col("outcome").cast(pl.String).replace_strict(_SAME, default=None, return_dtype=pl.String)

@@ -179,10 +179,10 @@ def _decided(
     ctx: RunContext, state: delta.State, settled: pl.Series, confirms: bool, columns: list[str] | None
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """The parts of the records with `bucket` and `code`; rows that are settled in this run already are left out."""
-    full = ctx.options.full
+    asked = {"full": ctx.options.full, "retry": ctx.options.retry, "confirms": confirms}
     for number, part in enumerate(parts.frames(ctx.place, RECORDS, columns)):
         open_rows = part.filter(~pl.col("row").is_in(settled.implode()))
-        decided = open_rows.hstack(delta.decide(open_rows, state, ctx.day, full=full, confirms=confirms))
+        decided = open_rows.hstack(delta.decide(open_rows, state, ctx.day, **asked))
         unsendable = pl.col("reason").is_not_null()
         yield (
             number,

@@ -28,7 +28,7 @@ from etl.client import Client
 from etl.destinations import DESTINATIONS, connect_all
 from etl.errors import ConfigError, ExportError
 from etl.ledger import Ledger, Run
-from etl.model import RunReport
+from etl.model import Bucket, RunReport
 from etl.run import Options, RunContext
 from etl.settings import Connection, Settings
 from etl.storage import Place
@@ -156,6 +156,26 @@ def run(ctx: RunContext) -> RunReport:
         prepare(ctx)
     except ExportError as error:
         return refuse(ctx, error)
+    return deliver(ctx)
+
+
+def retry(ctx: RunContext) -> RunReport | None:
+    """Sends what did not get through before; None, with nothing noted anywhere, when there is no such thing.
+
+    `ctx` has the option `retry`. Of a batch with losses that the vendor did not name, every row is sent again. Raises
+    ConfigError for a day that was never run, and ExportError.
+    """
+    if not ctx.ledger.runs(sync=ctx.sync.name, day=str(ctx.day), destination=ctx.destination, limit=1):
+        raise ConfigError(f"{ctx.sync.name} was not run to {ctx.destination} for {ctx.day} yet: use profile-etl run")
+    planned = prepare(ctx)
+    if not planned["rows"] and Bucket.PROCESSING not in ctx.result("pack")["kept"]:
+        return None
+    begin(ctx)
+    return deliver(ctx)
+
+
+def deliver(ctx: RunContext) -> RunReport:
+    """The steps of a prepared run, and the report."""
     while (sent := do(ctx, "load"))["stopped"] == load.AWAITING and _stays(ctx, sent["wait"]):
         pass
     return follow(ctx)

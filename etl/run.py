@@ -19,11 +19,13 @@ from etl.syncs import Sync
 class Options:
     """What a run can be asked for besides its day.
 
-    `full` sends unchanged profiles too, `limit` delivers the first changed profiles only, `dry_run` sends nothing,
-    `wait` stays until the vendor confirms, `accept_volume` lets an unusual number of records pass.
+    `full` sends unchanged profiles too, `retry` those that the vendor did not take or lost, `limit` delivers the first
+    changed profiles only, `dry_run` sends nothing, `wait` stays until the vendor confirms, `accept_volume` lets an unusual
+    number of records pass.
     """
 
     full: bool = False
+    retry: bool = False
     limit: int | None = None
     dry_run: bool = False
     wait: bool = True

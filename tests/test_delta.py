@@ -53,21 +53,31 @@ def records(wanted: dict[str, int]) -> pl.DataFrame:
     return pl.DataFrame({"key": list(wanted), "fingerprint": list(wanted.values())}, schema=schema)
 
 
-def judged(model: Known | None, print_: int, day: date, *, full: bool, confirms: bool) -> tuple[str | None, str | None]:
+def judged(model: Known | None, print_: int, day: date, *, full: bool, retry: bool, confirms: bool):
     """The rule in plain words."""
     if model is None:
         return None, None
     doubted = confirms and model.outcome == "accepted" and model.confirmed_on is None
-    if model.fingerprint == print_ and not full and not doubted:
+    tried_again = retry and model.outcome not in {"accepted", "confirmed", "processing"}
+    if model.fingerprint == print_ and not full and not doubted and not tried_again:
         return ("unchanged" if model.outcome in {"accepted", "confirmed"} else model.outcome), model.code
     return ("superseded", None) if model.as_of > day else (None, None)
 
 
-@given(st.dictionaries(keys, known), st.dictionaries(keys, st.integers(0, 3)), days, st.booleans(), st.booleans())
-def test_decide_agrees_with_the_rule(model, wanted, day, full, confirms):
+@given(
+    st.dictionaries(keys, known),
+    st.dictionaries(keys, st.integers(0, 3)),
+    days,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_decide_agrees_with_the_rule(model, wanted, day, full, retry, confirms):
     """As it ended before, spoken of by a later day, or to be sent: the same as row by row."""
-    decided = decide(records(wanted), State.load([frame(model)]), day, full=full, confirms=confirms)
-    expected = [judged(model.get(key), print_, day, full=full, confirms=confirms) for key, print_ in wanted.items()]
+    decided = decide(records(wanted), State.load([frame(model)]), day, full=full, retry=retry, confirms=confirms)
+    expected = [
+        judged(model.get(key), print_, day, full=full, retry=retry, confirms=confirms) for key, print_ in wanted.items()
+    ]
     assert decided.select("bucket", "code").rows() == expected
     remembered = [model.get(key, Known(None, day, "")) for key in wanted]
     assert decided.select("known", "confirmed_on").rows() == [(k.memory, k.confirmed_on) for k in remembered]

@@ -22,12 +22,14 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 DAY = date(2026, 11, 21)
-CONNECTION = {
-    "conn_type": "batch",
-    "host": "http://127.0.0.1:9",
-    "password": "not-used",
-    "extra": {"project_key": "project_bench"},
+NOWHERE = {"host": "http://127.0.0.1:9", "login": "bench", "password": "not-used"}
+CONNECTIONS = {
+    "AIRFLOW_CONN_BATCH_DEFAULT": {"conn_type": "batch", **NOWHERE, "extra": {"project_key": "project_bench"}},
+    "AIRFLOW_CONN_ADOBE_TARGET_DEFAULT": {"conn_type": "adobe_target", **NOWHERE},
+    "AIRFLOW_CONN_RELEVA_DEFAULT": {"conn_type": "releva", **NOWHERE},
 }
+BATCH = ("crm_to_batch", "batch")
+OTHERS = (("crm_to_adobe_target", "adobe_target_bulk"), ("crm_to_releva", "releva"))
 
 
 def main() -> None:
@@ -37,9 +39,10 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, default=Path("data/work/bench"))
     arguments.add_argument("--inside", choices=["steps", "whole", "bare"])
     arguments.add_argument("--step")
+    arguments.add_argument("--to", nargs=2, default=BATCH, metavar=("SYNC", "DESTINATION"))
     given = arguments.parse_args()
     if given.inside:
-        _inside(given.inside, given.step, given.work)
+        _inside(given.inside, given.step, given.work, tuple(given.to))
     else:
         _outside(given)
 
@@ -57,24 +60,35 @@ def _outside(given: argparse.Namespace) -> None:
     size = sum(file.stat().st_size for file in landing.rglob("*.csv"))
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{given.customers:,} customers, {given.receipts:,} receipts, {size / 1e6:,.0f} MB of CSV\n")
-    print(f"{'step':12} {'rows/s':>12} {'wall s':>8} {'CPU s':>8} {'peak MB':>8}")
+    print(f"{'step':23} {'rows/s':>12} {'wall s':>8} {'CPU s':>8} {'peak MB':>8}")
     records = given.customers + given.receipts
     for leftover in (work / "run", work / "whole"):
         shutil.rmtree(leftover, ignore_errors=True)
     for step in ("extract", "validate", "transform", "pack", "plan"):
         _line(step, records, _measure(work / "run", "steps", step, landing))
+    for to in OTHERS:
+        _share_profiles(work / "run", to)
+        _line(f"pack, {to[1]}", records, _measure(work / "run", "steps", "pack", landing, to))
     bare = _line("bare Polars", records, _measure(work / "bare", "bare", "", landing))
     whole = _line("whole way", records, _measure(work / "whole", "whole", "", landing))
     print(f"\nratio of processor time, whole way to bare Polars: {whole / bare:.2f}")
 
 
-def _measure(work: Path, inside: str, step: str, landing: Path) -> dict[str, float]:
+def _share_profiles(work: Path, to: tuple[str, str]) -> None:
+    """Gives a run to another destination the results of the steps before pack."""
+    mine, theirs = (work / sync / str(DAY) / destination / "bench" for sync, destination in (BATCH, to))
+    (theirs / "private").mkdir(parents=True)
+    for name in ("extract.json", "validate.json", "transform.json", "private/validated", "private/transformed"):
+        (theirs / name).symlink_to((mine / name).resolve())
+
+
+def _measure(work: Path, inside: str, step: str, landing: Path, to: tuple[str, str] = BATCH) -> dict[str, float]:
     environment = os.environ | {
         "PROFILE_ETL_LANDING": str(landing.resolve()),
         "PROFILE_ETL_WORK": str(work.resolve()),
-        "AIRFLOW_CONN_BATCH_DEFAULT": json.dumps(CONNECTION),
+        **{name: json.dumps(connection) for name, connection in CONNECTIONS.items()},
     }
-    command = [sys.executable, __file__, "--inside", inside, "--step", step, "--work", str(work)]
+    command = [sys.executable, __file__, "--inside", inside, "--step", step, "--work", str(work), "--to", *to]
     began = time.perf_counter()
     process = subprocess.Popen(command, env=environment)
     _, status, used = os.wait4(process.pid, 0)
@@ -89,17 +103,18 @@ def _measure(work: Path, inside: str, step: str, landing: Path) -> dict[str, flo
 
 def _line(name: str, records: int, found: dict[str, float]) -> float:
     rate = records / found["wall"]
-    print(f"{name:12} {rate:12,.0f} {found['wall']:8.2f} {found['cpu']:8.2f} {found['peak']:8,.0f}", flush=True)
+    print(f"{name:23} {rate:12,.0f} {found['wall']:8.2f} {found['cpu']:8.2f} {found['peak']:8,.0f}", flush=True)
     return found["cpu"]
 
 
-def _inside(kind: str, step: str, work: Path) -> None:
+def _inside(kind: str, step: str, work: Path, to: tuple[str, ...]) -> None:
     if kind == "bare":
         _bare(work)
         return
     from etl import pipeline
 
-    ctx = pipeline.context(pipeline.sync_named("crm_to_batch"), DAY, run_id="bench")
+    sync, destination = to
+    ctx = pipeline.context(pipeline.sync_named(sync), DAY, run_id="bench", destination=destination)
     if kind == "steps":
         pipeline.do(ctx, step)
     else:

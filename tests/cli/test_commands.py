@@ -29,6 +29,11 @@ def _run(shop, day, *arguments, **environment):
     return shop("run", "crm_to_batch", "--date", day, *arguments, **environment)
 
 
+def _rows(done):
+    """The buckets that hold rows, of a report in JSON."""
+    return {name: count for name, count in json.loads(done.stdout)["rows"].items() if count and name != "records_in"}
+
+
 # --- run ---------------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +258,39 @@ def test_status_shows_the_last_runs(shop):
     assert done.returncode == 0
     assert re.search(r"2020-01-01\s+3\s+0\s+0\s+crm_to_batch/2020-01-01/batch/cli-", done.stdout)
     assert "batch_update" in done.stdout
+
+
+def test_retry_sends_what_did_not_get_through(shop):
+    """A rejected row stays what it is until somebody asks for it again; then only that one goes."""
+    day = "2026-03-21"
+    shop.customers(day, 30)
+    shop.faults({"refuse_call_with": f"{day}-7"})
+    assert _rows(_run(shop, day, "--json")) == {"accepted": 29, "rejected": 1}
+    assert _rows(_run(shop, day, "--json")) == {"unchanged": 29, "rejected": 1}
+    shop.faults()
+    assert _rows(shop("retry", "crm_to_batch", "--date", day, "--json")) == {"unchanged": 29, "accepted": 1}
+    done = shop("retry", "crm_to_batch", "--date", day)
+    assert (done.returncode, done.stdout) == (0, "nothing to do\n")
+    assert "profile-etl run" in shop("retry", "crm_to_batch", "--date", "2026-03-22").stderr
+
+
+def test_explain_tells_one_customers_way(shop):
+    """Run by run, where each of the records ended and why; the id is read from stdin and never shown."""
+    day = "2026-03-23"
+    good = f"{day}-7,c7@example.org,,Lyon,{day}T08:00:00Z"
+    shop.land(day, good, f"{day}-8,nobody,,Lyon,{day}T08:00:00Z")
+    _run(shop, day)
+    _run(shop, day)
+    told = shop("explain", "--id", "-", stdin=f"{day}-7\n")
+    assert told.returncode == 0
+    assert [line.split(";")[0].strip() for line in told.stdout.splitlines() if "line" in line] == [
+        "line 2: unchanged",
+        "line 2: accepted",
+    ]
+    assert "line 3: quarantined (email_invalid)" in shop("explain", "--id", "-", stdin=f"{day}-8\n").stdout
+    assert "no run" in shop("explain", "--id", "-", stdin="nobody\n").stdout
+    assert f"{day}-7" not in told.stdout + told.stderr
+    assert shop("explain", "--id", f"{day}-7").returncode == 2
 
 
 def test_doctor_names_what_is_missing(shop, tmp_path):
