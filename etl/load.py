@@ -2,7 +2,7 @@
 
 One process holds the account's lease; a few calls may be under way at once where answers are slow. The threads only
 send: all bookkeeping is done between the calls, for all those together that begin or have ended. What follows from a call
-that went wrong is decided in one place, `judge`.
+that went wrong is for `etl.policy` to say.
 """
 
 from __future__ import annotations
@@ -20,116 +20,20 @@ from etl.client import Client
 from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion, Destination
 from etl.ends import plan_folder, references, rows_of
-from etl.errors import (
-    Busy,
-    DeliveryError,
-    EtlError,
-    NotSent,
-    OutcomeUnknown,
-    Redirected,
-    Refused,
-    Rejected,
-    Throttled,
-)
-from etl.ledger import Attempt, Ending, LostLeaseError, QuotaSpentError, batch_id, lease
+from etl.errors import Busy, DeliveryError, EtlError, Throttled
+from etl.ledger import Ending, LostLeaseError, QuotaSpentError, batch_id, lease
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
-from etl.pacing import LONGEST_WAIT_S, Allowance, Pacer, Reservation
+from etl.pacing import Allowance, Pacer, Reservation
 from etl.pack import Manifest, batches, manifest
 from etl.plan import replan
+from etl.policy import Budget, judge, outcome_of, throttle_pause
 from etl.run import RunContext
 from etl.state import absorb
 from etl.wait import open_in_time, poll_due, until_next_poll
 
 STOPPED_BY_US = "stopped"
 AWAITING = "awaiting"
-_UNKNOWN_TRIES = 3
-_BUDGET, _RETRY_COST, _RETRY_FLOOR, _RETRY_SHARE = 500, 14, 10, 0.1
-_NOT_SENT_BACKOFF_S, _UNKNOWN_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 5.0, 60.0
-_THROTTLE_BACKOFF_S = 1.0
-_THROTTLE_TRIES = 20
 _GATHER_S = 0.005
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What follows from a call: what the ledger notes, when it is tried again (seconds; None: not), who else stops."""
-
-    outcome: AttemptOutcome
-    state: BatchState
-    retry_in: float | None = None
-    splits: bool = False
-    stops: bool = False
-
-
-def judge(error: DeliveryError, *, rows: int, tries: int, may_retry: bool, jitter: float) -> Verdict:
-    """The retry policy. `tries` counts this batch's failed attempts of the kind, `jitter` is random in [0, 1)."""
-    pause = min(_LONGEST_BACKOFF_S, 2.0**tries * _NOT_SENT_BACKOFF_S) * jitter
-    match error:
-        case NotSent():
-            # Nothing left: as often as the budget allows. Without one the vendor is out of reach for all batches.
-            again = pause if may_retry else None
-            return Verdict(
-                outcome=AttemptOutcome.NOT_SENT, state=BatchState.PLANNED, retry_in=again, stops=not may_retry
-            )
-        case Throttled():
-            # Not a failure, and the pacer keeps everyone waiting. A pause too long to sleep through ends the run, and
-            # so does a vendor that never lets a batch pass.
-            long = (error.retry_after or 0) > LONGEST_WAIT_S or tries >= _THROTTLE_TRIES
-            return Verdict(
-                outcome=AttemptOutcome.THROTTLED,
-                state=BatchState.PLANNED,
-                retry_in=None if long else 0.0,
-                stops=long,
-            )
-        case Rejected():
-            # Halved until the guilty rows stand alone.
-            state = BatchState.SPLIT if rows > 1 else BatchState.REJECTED
-            return Verdict(outcome=AttemptOutcome.REJECTED, state=state, splits=rows > 1)
-        case Refused():
-            # The next call would be refused in the same way.
-            return Verdict(outcome=AttemptOutcome.REFUSED, state=BatchState.PLANNED, stops=True)
-        case Redirected():
-            # Whoever redirects may have taken the body, and will redirect the next one too.
-            return Verdict(outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN, stops=True)
-        case _:
-            # The same bytes again, a little later: the first try may still be running.
-            pause = max(
-                error.retry_after or 0, min(_LONGEST_BACKOFF_S, 2.0 ** (tries - 1) * _UNKNOWN_BACKOFF_S) * jitter
-            )
-            again = pause if may_retry and tries < _UNKNOWN_TRIES and pause <= LONGEST_WAIT_S else None
-            return Verdict(
-                outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN, retry_in=again, stops=not may_retry
-            )
-
-
-@dataclass(slots=True)
-class Budget:
-    """How many retries a run may still make: a bucket that successes refill slowly, and a share of its calls."""
-
-    calls: int
-    tokens: int = _BUDGET
-    retries: int = 0
-
-    @classmethod
-    def after(cls, calls: int, attempts: Sequence[Attempt]) -> Budget:
-        """What earlier attempts of the run have left of it."""
-        budget = cls(calls)
-        for attempt in attempts:
-            budget.count(attempt.outcome)
-        return budget
-
-    def count(self, outcome: AttemptOutcome) -> None:
-        """Takes an attempt's outcome into account."""
-        if outcome is AttemptOutcome.ACCEPTED:
-            self.tokens = min(_BUDGET, self.tokens + 1)
-        elif outcome in {AttemptOutcome.NOT_SENT, AttemptOutcome.UNKNOWN}:
-            self.tokens -= _RETRY_COST
-            self.retries += 1
-
-    @property
-    def allows(self) -> bool:
-        """True while another retry may be made."""
-        return self.tokens >= _RETRY_COST and self.retries < max(_RETRY_FLOOR, self.calls * _RETRY_SHARE)
 
 
 def load(ctx: RunContext) -> dict[str, Any]:
@@ -380,7 +284,7 @@ class _Sender:
 
     def _failed(self, call: _Call, end: _Ended, error: DeliveryError) -> Ending:
         """What follows from a call that went wrong: who waits, what is sent again."""
-        batch, outcome = call.batch, _OUTCOMES[type(error)]
+        batch, outcome = call.batch, outcome_of(error)
         jitter = random.random()  # noqa: S311  (spreads retries; not a secret)
         tries = self._count(batch.id, outcome)
         self._budget.count(outcome)
@@ -388,9 +292,7 @@ class _Sender:
         if verdict.stops:
             self._stop(error.code, error.retry_after)
         if isinstance(error, Throttled):
-            asked = error.retry_after
-            backoff = min(_LONGEST_BACKOFF_S, _THROTTLE_BACKOFF_S * 2.0**tries) * (0.5 + jitter / 2)
-            self._pacer.throttled(backoff if asked is None else asked)
+            self._pacer.throttled(throttle_pause(error, tries=tries, jitter=jitter))
         else:  # the vendor may have counted the call all the same
             self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
         halves = self._halves(batch, call.payload) if verdict.splits else []
@@ -400,7 +302,7 @@ class _Sender:
         for half in halves:
             self._enqueue(half, 0.0)
         return Ending(
-            batch=batch, n=call.n, outcome=verdict.outcome, state=verdict.state, code=error.code, status=error.status,
+            batch=batch, n=call.n, outcome=outcome, state=verdict.state, code=error.code, status=error.status,
             request_id=error.request_id, codes=rejected, children=halves,
         )  # fmt: skip
 
@@ -452,14 +354,6 @@ class _Sender:
         return halves
 
 
-_OUTCOMES: dict[type[DeliveryError], AttemptOutcome] = {
-    NotSent: AttemptOutcome.NOT_SENT,
-    Throttled: AttemptOutcome.THROTTLED,
-    Rejected: AttemptOutcome.REJECTED,
-    Refused: AttemptOutcome.REFUSED,
-    OutcomeUnknown: AttemptOutcome.UNKNOWN,
-    Redirected: AttemptOutcome.UNKNOWN,
-}
 _STOPS: dict[type[EtlError], str] = {Busy: "throttled", QuotaSpentError: "quota", LostLeaseError: "lease_lost"}
 
 

@@ -17,7 +17,7 @@ FLOORS = (
     ("etl.pipeline",),
     ("etl.report", "etl.reconcile", "etl.wait", "etl.load", "etl.plan"),
     ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.extract"),
-    ("etl.parts", "etl.run", "etl.delta", "etl.ends", "etl.identity", "etl.packing", "etl.reading"),
+    ("etl.parts", "etl.policy", "etl.run", "etl.delta", "etl.ends", "etl.identity", "etl.packing", "etl.reading"),
     ("etl.destinations", "etl.ledger", "etl.pacing"),
     ("etl.client", "etl.storage", "etl.limits", "etl.settings", "etl.syncs"),
     ("etl.model", "etl.errors"),

@@ -13,16 +13,13 @@ from datetime import date, timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from etl import pipeline
 from etl.client import Client
 from etl.emulator.server import start
-from etl.errors import DeliveryError, NotSent, OutcomeUnknown, Redirected, Refused, Rejected, Throttled
 from etl.ledger import Ledger
 from etl.limits import limits_of
-from etl.load import STOPPED_BY_US, Budget, judge
+from etl.load import STOPPED_BY_US
 from etl.model import AttemptOutcome, BatchState
 from etl.pacing import LONGEST_WAIT_S, Pacer
 from etl.storage import Place
@@ -630,83 +627,3 @@ def test_a_stop_signal_lets_the_calls_under_way_come_to_their_end(install, real_
     assert process.returncode == 3
     assert report["rows"]["accepted"] == len(emulator.profiles) >= 40
     assert report["rows"]["not_sent"] == 1_000 - len(emulator.profiles)
-
-
-# --- the policy -------------------------------------------------------------------------------------------------------
-
-
-def _error(kind: type[DeliveryError], **fields) -> DeliveryError:
-    return kind("", code="x", **fields)
-
-
-def _judge(error: DeliveryError, **overrides):
-    return judge(error, **{"rows": 10, "tries": 1, "may_retry": True, "jitter": 0.5} | overrides)
-
-
-@given(st.integers(1, 50), st.floats(0, 1, exclude_max=True))
-def test_a_retry_is_never_later_than_a_minute(tries, jitter):
-    """Backoff grows and is spread, and has an end."""
-    verdict = _judge(_error(NotSent), tries=tries, jitter=jitter)
-    assert verdict.state is BatchState.PLANNED
-    assert 0 <= verdict.retry_in <= min(60, 2**tries)
-
-
-def test_an_unknown_outcome_is_tried_three_times():
-    """Then the batch waits for another run, while others go on."""
-    verdicts = [_judge(_error(OutcomeUnknown), tries=tries) for tries in (1, 2, 3)]
-    assert [verdict.retry_in is not None for verdict in verdicts] == [True, True, False]
-    assert {verdict.state for verdict in verdicts} == {BatchState.UNKNOWN}
-    assert not any(verdict.stops for verdict in verdicts)
-
-
-@pytest.mark.parametrize("kind", [NotSent, OutcomeUnknown])
-def test_without_budget_a_failure_stops_the_run(kind):
-    """The vendor is out of reach for the other batches too."""
-    verdict = _judge(_error(kind), may_retry=False)
-    assert verdict.stops
-    assert verdict.retry_in is None
-
-
-@pytest.mark.parametrize(("kind", "outcome"), [(Refused, AttemptOutcome.REFUSED), (Redirected, AttemptOutcome.UNKNOWN)])
-def test_what_the_next_call_would_meet_too_stops_the_run(kind, outcome):
-    """There is nothing to try again."""
-    verdict = _judge(_error(kind))
-    assert (verdict.outcome, verdict.stops, verdict.retry_in) == (outcome, True, None)
-
-
-def test_a_rejected_row_that_stands_alone_is_rejected():
-    """A whole call is halved instead."""
-    assert _judge(_error(Rejected), rows=2).splits
-    assert _judge(_error(Rejected), rows=1).state is BatchState.REJECTED
-
-
-def test_a_pause_is_not_slept_through_beyond_a_quarter_of_an_hour():
-    """Neither after a 429 nor after a failure."""
-    assert _judge(_error(Throttled, retry_after=LONGEST_WAIT_S + 1)).stops
-    assert _judge(_error(Throttled, retry_after=LONGEST_WAIT_S)).retry_in == 0
-    assert _judge(_error(OutcomeUnknown, retry_after=LONGEST_WAIT_S + 1)).retry_in is None
-
-
-def test_the_budget_is_a_tenth_of_the_calls_with_a_floor_and_successes_fill_it_slowly():
-    """At least ten retries, at most a tenth of the calls, and never more than the bucket holds."""
-
-    def retries(calls: int) -> int:
-        budget = Budget(calls)
-        while budget.allows:
-            budget.count(AttemptOutcome.UNKNOWN)
-        return budget.retries
-
-    assert (retries(5), retries(100), retries(200), retries(100_000)) == (10, 10, 20, 35)
-    budget = Budget(100_000, tokens=0)
-    for _ in range(14):
-        assert not budget.allows
-        budget.count(AttemptOutcome.ACCEPTED)
-    assert budget.allows
-
-
-def test_neither_a_429_nor_a_rejection_uses_the_budget_up():
-    """They are answers, not failures."""
-    budget = Budget(1)
-    for outcome in (AttemptOutcome.THROTTLED, AttemptOutcome.REJECTED, AttemptOutcome.REFUSED):
-        budget.count(outcome)
-    assert budget == Budget(1)
