@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -21,6 +21,9 @@ from etl.errors import Busy, ConfigError, EtlError
 from etl.model import RunReport
 from etl.run import Options, RunContext
 from etl.terminal import progress
+
+if TYPE_CHECKING:
+    import polars as pl
 
 app = typer.Typer(
     name="profile-etl",
@@ -32,12 +35,16 @@ app = typer.Typer(
 
 _MARKS = {True: "ok  ", False: "FAIL", None: "-   "}
 
+quarantine = typer.Typer(help="Rows that break the contract.", no_args_is_help=True)
+app.add_typer(quarantine, name="quarantine")
+
 SyncName = Annotated[str, typer.Argument(metavar="SYNC", help="A name of etl/syncs.py.")]
 Day = Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The day that the exports cover.")]
 Destination = Annotated[str | None, typer.Option(help="Another destination than the sync's, for this run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Full = Annotated[bool, typer.Option("--full", help="Send unchanged profiles too.")]
 Limit = Annotated[int | None, typer.Option(min=0, help="Deliver the first N changed profiles only.")]
+Export = Annotated[str, typer.Option(help="The export whose rows: crm or pos.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until the vendor confirms.")]
 AcceptVolume = Annotated[bool, typer.Option("--accept-volume", help="Let an unusual number of records pass.")]
 
@@ -153,6 +160,35 @@ def report(sync: SyncName, day: Day, *, destination: Destination = None, as_json
     _show(pipeline.newest_report(pipeline.sync_named(sync), _day(day), destination), as_json=as_json)
 
 
+@quarantine.command("list")
+def list_quarantine(sync: SyncName, day: Day, *, destination: Destination = None, export: Export = "crm") -> None:
+    """Say how many rows broke which rules, and where they stand; no value of a row is shown."""
+    from etl.quarantine import listing
+
+    for line in listing(_quarantined(sync, day, destination, export)):
+        _print(line)
+
+
+@quarantine.command("export")
+def export_quarantine(
+    sync: SyncName,
+    day: Day,
+    *,
+    output: Annotated[Path, typer.Option(help="The CSV file to write; it holds personal data.")],
+    destination: Destination = None,
+    export: Export = "crm",
+) -> None:
+    """Write the rows with all their original values to a CSV that a spreadsheet opens safely."""
+    from etl.quarantine import write_csv
+
+    rows = _quarantined(sync, day, destination, export)
+    try:
+        write_csv(rows, output)
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from None
+    _print(f"{rows.height:,} rows in {output}, readable by you only")
+
+
 @app.command()
 def sample(
     *,
@@ -217,6 +253,22 @@ def main() -> None:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         _fail(f"internal error: {type(error).__name__} at {place}. Nothing is lost; run it again, or report it.", 3)
+
+
+def _quarantined(sync: str, day: str, destination: str | None, export: str) -> pl.DataFrame:
+    from etl import pipeline
+    from etl.ledger import Ledger
+    from etl.quarantine import newest
+    from etl.settings import Settings
+    from etl.storage import Place
+
+    if export not in {"crm", "pos"}:
+        raise ConfigError("--export is crm or pos")
+    found, settings = pipeline.sync_named(sync), Settings.from_environment()
+    return newest(
+        Place(settings.work), Ledger(settings.ledger), sync=sync, day=str(_day(day)),
+        destination=destination or found.destination, export=export,
+    )  # fmt: skip
 
 
 def _show(made: RunReport, *, as_json: bool, files: str | None = None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pty
@@ -291,6 +292,36 @@ def test_explain_tells_one_customers_way(shop):
     assert "no run" in shop("explain", "--id", "-", stdin="nobody\n").stdout
     assert f"{day}-7" not in told.stdout + told.stderr
     assert shop("explain", "--id", f"{day}-7").returncode == 2
+
+
+def test_the_quarantine_is_listed_without_values_and_exported_with_them(shop, tmp_path):
+    """The list tells places and rules; the export has every original, and nothing in it can run in a spreadsheet."""
+    day = "2026-03-24"
+    shop.land(
+        day, f"{day}-1,one@example.org,,Lyon,{day}T08:00:00Z", f"{day}-2,=cmd,+33,Lyon,{day}T08:00:00Z", "surplus,,,,,,",
+    )  # fmt: skip
+    _run(shop, day)
+    listed = shop("quarantine", "list", "crm_to_batch", "--date", day)
+    assert listed.returncode == 0
+    assert listed.stdout.splitlines() == [
+        "2 rows",
+        "             1  email_invalid",
+        "             1  phone_invalid",
+        "             1  record_unparsable",
+        f"crm/{day}/customers.csv:3  email_invalid, phone_invalid",
+        f"crm/{day}/customers.csv:4  record_unparsable",
+    ]
+    output = tmp_path / "rows.csv"
+    done = shop("quarantine", "export", "crm_to_batch", "--date", day, "--output", str(output))
+    assert (done.returncode, output.stat().st_mode & 0o777) == (0, 0o600)
+    with output.open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert list(first)[:3] == ["file", "line", "codes"]
+    assert (first["line"], first["codes"], first["email"], first["phone"]) == (
+        "3", "email_invalid;phone_invalid", "'=cmd", "'+33",
+    )  # fmt: skip
+    assert (second["codes"], second["record"]) == ("record_unparsable", "surplus,,,,,,")
+    assert shop("quarantine", "list", "crm_to_batch", "--date", "2020-02-02").returncode == 2
 
 
 def test_doctor_names_what_is_missing(shop, tmp_path):
