@@ -40,8 +40,10 @@ def main() -> int:
             make_database()
             results = [run(name) for name in SYNCS]
     say("")
-    say(f"Every call and its outcome stand in the ledger, {HOME / 'work' / 'ledger.db'}; to look at it:")
-    say(f"  PROFILE_ETL_WORK={os.path.relpath(HOME / 'work', ROOT)} .venv/bin/profile-etl status")
+    say("To look further, at the ledger of every call and at the rows that break the contract:")
+    say(f"  export PROFILE_ETL_WORK={os.path.relpath(HOME / 'work', ROOT)}")
+    say("  .venv/bin/profile-etl status")
+    say(f"  .venv/bin/profile-etl quarantine list {next(iter(SYNCS))} --date {DAY}")
     good = all(results)
     say("The demo is through: every report balances." if good else f"The demo FAILED; Airflow's log is {log}")
     return 0 if good else 1
