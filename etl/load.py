@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 from etl.client import Client
@@ -21,7 +22,7 @@ from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion, Destination
 from etl.ends import plan_folder, references, rows_of
 from etl.errors import Busy, DeliveryError, EtlError, Throttled
-from etl.ledger import Ending, LostLeaseError, QuotaSpentError, batch_id, lease
+from etl.ledger import Ending, LostLeaseError, QuotaSpentError, batch_id, lease, submissions_since
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
 from etl.pacing import Allowance, Pacer, Reservation
 from etl.pack import Manifest, batches, manifest
@@ -34,6 +35,8 @@ from etl.wait import open_in_time, poll_due, until_next_poll
 STOPPED_BY_US = "stopped"
 AWAITING = "awaiting"
 _GATHER_S = 0.005
+# A rejected batch costs quota at every halving; from so many rows on it is first asked whether rows are to blame at all.
+_DOUBTED_ROWS, _REFUSALS = 256, 3
 
 
 def load(ctx: RunContext) -> dict[str, Any]:
@@ -137,12 +140,15 @@ class _Sender:
         self._tries: dict[tuple[str, AttemptOutcome], int] = {}
         for attempt in earlier:
             self._count(attempt.batch, attempt.outcome)
-        self._open = len(open_in_time(ctx))
         self._sent, self._planned = 0, staged.rows
         self._queue: list[_Due] = []
         self._reserved: tuple[Batch, Reservation] | None = None
         self._under_way: dict[Future[_Ended], _Call] = {}
         self._stopped: _Stop | None = None
+        # What waits for the answer about a single row of it, after a rejection that may not be about rows at all.
+        self._doubted: Batch | None = None
+        self._set_aside: list[Batch] = []
+        self._suspects: list[tuple[Batch, str]] = []
 
     def run(self, batches: Sequence[Batch]) -> dict[str, Any]:
         """Sends the batches; returns why it stopped early (`stopped`, or None) and for how long to stay away (`wait`)."""
@@ -183,7 +189,14 @@ class _Sender:
         limit, free = self._destination.limits.open_batches, self._slots - len(self._under_way)
         if limit is None:
             return free
-        left = limit - self._open - len(self._under_way)
+        # The vendor keeps the newest statuses only: what counts is every batch since the oldest that is still open.
+        opened = [job.opened_at for job in open_in_time(self._ctx) if job.endpoint == self._destination.name]
+        since = (
+            1 + submissions_since(self._ledger, self._account, self._destination.name, min(opened))
+            if opened
+            else len(self._under_way)
+        )
+        left = limit - since
         if left <= 0 and not self._under_way:
             self._stop(AWAITING, until_next_poll(self._ctx))
         return min(free, left)
@@ -272,10 +285,10 @@ class _Sender:
         if isinstance(self._destination, AwaitsCompletion):
             state = BatchState.PROCESSING if receipt.job else BatchState.UNREPORTED
             first_poll = end.answered + self._ctx.connection.polling.pause(0)
-            self._open += receipt.job is not None
         self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
         self._budget.count(AttemptOutcome.ACCEPTED)
         self._sent += call.batch.rows
+        self._release()
         return Ending(
             batch=call.batch, n=call.n, outcome=AttemptOutcome.ACCEPTED, state=state, code=receipt.code,
             request_id=receipt.request_id, codes=_of_this_call(receipt, call.batch), job=receipt.job,
@@ -295,15 +308,25 @@ class _Sender:
             self._pacer.throttled(throttle_pause(error, tries=tries, jitter=jitter))
         else:  # the vendor may have counted the call all the same
             self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
-        halves = self._halves(batch, call.payload) if verdict.splits else []
+        pieces: list[Batch] = []
+        if verdict.splits:
+            is_doubted = self._sent == 0 and self._quota is not None and batch.rows >= _DOUBTED_ROWS
+            pieces = self._pieces(batch, call.payload, (0, 1) if is_doubted else (batch.rows // 2,))
+            self._enqueue(pieces[0], 0.0)
+            if is_doubted:
+                self._doubted = pieces[1]
+            else:
+                self._enqueue(pieces[1], 0.0)
+        elif verdict.state is BatchState.REJECTED and self._doubted is not None:
+            verdict = replace(verdict, state=BatchState.PLANNED)  # not blamed until the vendor has taken another row
+            self._suspects.append((batch, error.code))
+            self._doubt_more(self._doubted, error.code)
         rejected = [RowCode(index=0, code=error.code, rejected=True)] if verdict.state is BatchState.REJECTED else []
         if verdict.retry_in is not None:
             self._enqueue(batch, verdict.retry_in)
-        for half in halves:
-            self._enqueue(half, 0.0)
         return Ending(
             batch=batch, n=call.n, outcome=outcome, state=verdict.state, code=error.code, status=error.status,
-            request_id=error.request_id, codes=rejected, children=halves,
+            request_id=error.request_id, codes=rejected, children=pieces,
         )  # fmt: skip
 
     def _stop(self, why: str, wait: float | None = None) -> None:
@@ -331,27 +354,49 @@ class _Sender:
             raise EtlError(f"the staged payload of batch {batch.id} is not what was planned: remove the run's folder")
         return payload
 
-    def _halves(self, batch: Batch, payload: bytes) -> list[Batch]:
-        """Two batches of a rejected one's rows, staged like it."""
+    def _doubt_more(self, doubted: Batch, code: str) -> None:
+        """A single row of a batch that was rejected whole is rejected, too: three of them, and the rows are not to blame."""
+        if len(self._suspects) >= _REFUSALS:
+            self._stop(code)
+            return
+        middle = doubted.rows // 2
+        before, single, after = self._pieces(doubted, self._payload(doubted), (middle, middle + 1))
+        self._ledger.split(doubted, [before, single, after], account=self._account)
+        self._enqueue(single, 0.0)
+        self._set_aside.append(before)
+        self._doubted = after
+
+    def _release(self) -> None:
+        """The vendor takes some rows, so that it is others that are guilty: what was set aside is halved and sent."""
+        for batch, code in self._suspects:
+            self._ledger.reject(batch, code)
+        for batch in [*self._set_aside, *([self._doubted] if self._doubted else [])]:
+            halves = self._pieces(batch, self._payload(batch), (batch.rows // 2,))
+            self._ledger.split(batch, halves, account=self._account)
+            for half in halves:
+                self._enqueue(half, 0.0)
+        self._suspects, self._set_aside, self._doubted = [], [], None
+
+    def _pieces(self, batch: Batch, payload: bytes, cuts: Sequence[int]) -> list[Batch]:
+        """Batches of another one's rows, cut before some of them, staged like it."""
         sizes = (
             references(self._ctx.work, batch.run, batch.plan).slice(batch.first, batch.rows).select("size").collect()
         )
-        middle = batch.rows // 2
         records = self._destination.envelope.split(payload, sizes.to_series().to_list())
-        halves = []
-        for name, first, stop in (("a", 0, middle), ("b", middle, batch.rows)):
-            half = self._destination.envelope.frame(records[first:stop])
-            digest = sha256(half).hexdigest()
-            identity = batch_id(batch.run, batch.plan, f"{batch.id}{name}", digest)
-            file = f"{plan_folder(batch.run, batch.plan)}/halves/{identity}"
-            self._ctx.work.write_bytes(file, half)
-            halves.append(
+        pieces = []
+        for first, stop in pairwise(sorted({0, *cuts, batch.rows})):
+            piece = self._destination.envelope.frame(records[first:stop])
+            digest = sha256(piece).hexdigest()
+            identity = batch_id(batch.run, batch.plan, f"{batch.id}:{first}", digest)
+            file = f"{plan_folder(batch.run, batch.plan)}/pieces/{identity}"
+            self._ctx.work.write_bytes(file, piece)
+            pieces.append(
                 replace(
-                    batch, id=identity, file=file, offset=0, size=len(half), sha256=digest,
+                    batch, id=identity, file=file, offset=0, size=len(piece), sha256=digest,
                     first=batch.first + first, rows=stop - first, state=BatchState.PLANNED, attempts=0, parent=batch.id,
                 )
             )  # fmt: skip
-        return halves
+        return pieces
 
 
 _STOPS: dict[type[EtlError], str] = {Busy: "throttled", QuotaSpentError: "quota", LostLeaseError: "lease_lost"}

@@ -17,7 +17,7 @@ from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion
 from etl.ends import references
 from etl.errors import DeliveryError, Throttled
-from etl.ledger import Job, claim_due, note_poll, open_jobs
+from etl.ledger import Job, claim_due, give_back, note_poll, open_jobs
 from etl.model import BatchState, BatchStatus, Bucket, Counts, JobState, RowCode
 from etl.pacing import Allowance, Pacer
 from etl.run import RunContext
@@ -25,6 +25,7 @@ from etl.run import RunContext
 # A status may not be there yet right after the batch was taken; so many times in a row it is not there any more.
 _GONE_TRIES = 5
 _CLAIM_S = 60.0
+_A_MOMENT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +93,21 @@ def open_in_time(ctx: RunContext) -> list[Job]:
 
 def until_next_poll(ctx: RunContext) -> float:
     """Seconds until one of the account's jobs is due to be asked about."""
-    due = (job.next_poll_at for job in open_jobs(ctx.ledger, ctx.connection.account))
-    return max(0.0, min(due, default=0.0) - ctx.ledger.now())
+    now = ctx.ledger.now()
+    # Of a job that somebody asks about right now the answer is known in a moment.
+    due = (
+        job.next_poll_at if job.claimed_until <= now else max(job.next_poll_at, now + _A_MOMENT_S)
+        for job in open_jobs(ctx.ledger, ctx.connection.account)
+    )
+    return max(0.0, min(due, default=0.0) - now)
 
 
 def poll_due(ctx: RunContext) -> None:
     """One question about each of the account's jobs that are due, whichever run they belong to."""
     account = ctx.connection.account
     with Client(timeout_s=ctx.connection.timeout_s) as client:
-        for job in claim_due(ctx.ledger, account, hold_s=ctx.connection.timeout_s + _CLAIM_S):
+        claimed = claim_due(ctx.ledger, account, hold_s=ctx.connection.timeout_s + _CLAIM_S)
+        for number, job in enumerate(claimed):
             destination = connect(job.endpoint, ctx.connection, client)
             if not isinstance(destination, AwaitsCompletion):
                 continue
@@ -108,6 +115,7 @@ def poll_due(ctx: RunContext) -> None:
             pacer = Pacer(ctx.ledger, account=account, endpoint=job.endpoint, allowance=allowance, sleep=ctx.sleep)
             reservation = pacer.wait_for(0)
             if reservation is None:
+                give_back(ctx.ledger, claimed[number:])
                 return
             sent = ctx.ledger.now()
             answer = _ask(destination, job)

@@ -317,3 +317,55 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(install, real_time_e
     profiles = emulator.profiles_of(installation.vendor)
     assert destination == "adobe_target_single" or len(profiles) == 100
     assert sum(profile["updates"] - 1 for profile in profiles.values()) <= report["duplicates_possible"]
+
+
+# --- what an attacker found -------------------------------------------------------------------------------------------
+
+
+def test_a_slow_batch_is_not_pushed_out_by_quick_ones(small_files, emulator):
+    """The vendor keeps ten statuses: while the oldest batch is open, no more than nine are handed in after all."""
+    emulator.faults({"path": UPLOAD, "job": "incomplete", "times": 1})
+    small_files.land(300)
+    ctx = small_files.context(wait=False)
+    pipeline.run(ctx)
+    for _ in range(4):
+        ctx.clock.now += 60
+        pipeline.do(ctx, "load")
+    assert uploads(emulator) == 9
+
+
+def test_whoever_waits_beside_another_is_not_put_to_sleep(bulk, emulator, clock):
+    """A question that somebody else asks right now is answered in a moment; its claim is no reason to stay away."""
+    bulk.land(30)
+    ctx = bulk.context(wait=False)
+    pipeline.run(ctx)
+    clock.now += 30
+    assert wait.claim_due(ctx.ledger, ctx.connection.account, hold_s=120)
+    assert pipeline.do(ctx, "wait") == {"pending": 1, "wait": 1.0}
+    clock.now += 121
+    pipeline.do(ctx, "wait")
+    assert len(emulator.requests) == 2
+
+
+def test_a_file_that_is_refused_whole_does_not_burn_the_quota(bulk, emulator):
+    """Three single rows of a refused file are refused, too: then it is not the rows, and nothing more is spent on them."""
+    emulator.faults({"path": UPLOAD, "body": "<response><success>false</success></response>"})
+    bulk.land(1000)
+    report = bulk.run()
+    assert ends(report) == {"not_sent": 1000}
+    assert (report.exit_code, uploads(emulator)) == (3, 4)
+    assert report.quota["used"] == 1003
+    emulator.heal()
+    assert ends(bulk.run()) == {"confirmed": 1000}
+
+
+@pytest.mark.parametrize(
+    "guilty", [["C-00000"], ["C-00000", "C-00001", "C-00002"], ["C-00500"], ["C-00999", "C-00123"]]
+)
+def test_guilty_rows_are_found_in_a_file_that_was_doubted(bulk, emulator, guilty):
+    """As long as some row is taken, the guilty ones are found, and the others delivered, within the bound of calls."""
+    emulator.faults({"refuse_call_with": guilty})
+    bulk.land(1000)
+    report = bulk.run()
+    assert ends(report) == {"confirmed": 1000 - len(guilty), "rejected": len(guilty)}
+    assert uploads(emulator) - 1 <= 2 * len(guilty) * 10 + 1

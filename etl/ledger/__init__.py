@@ -1,6 +1,6 @@
 """The ledger: what was sent, what became of it, who may send, and how much was used."""
 
-from etl.ledger.jobs import Job, claim_due, codes_of, counts_of, note_poll, open_jobs
+from etl.ledger.jobs import Job, claim_due, codes_of, counts_of, give_back, note_poll, open_jobs, submissions_since
 from etl.ledger.lease import lease
 from etl.ledger.store import Account, Attempt, Ending, Ledger, LostLeaseError, QuotaSpentError, Run, batch_id
 
@@ -17,7 +17,9 @@ __all__ = [
     "claim_due",
     "codes_of",
     "counts_of",
+    "give_back",
     "lease",
     "note_poll",
     "open_jobs",
+    "submissions_since",
 ]

@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from etl.ledger.schema import batches, jobs, polls, row_codes
+from etl.ledger.schema import attempts, batches, jobs, polls, row_codes
 from etl.ledger.store import Ledger, chunks
-from etl.model import BatchState, BatchStatus, Counts, RowCode
+from etl.model import AttemptOutcome, BatchState, BatchStatus, Counts, RowCode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Job:
     url: str = field(repr=False)
     opened_at: float
     next_poll_at: float
+    claimed_until: float
     polls: int
     gone: int
     code: str | None
@@ -41,15 +42,32 @@ def open_jobs(ledger: Ledger, account: str) -> list[Job]:
 
 
 def claim_due(ledger: Ledger, account: str, *, hold_s: float) -> list[Job]:
-    """The open jobs that are due to be asked about; for `hold_s` seconds nobody else gets them."""
+    """The open jobs that are due to be asked about; until they are answered, at most for `hold_s`, nobody else gets them."""
     with ledger.transaction() as db:
         now = ledger.now()
         # The account's row is the lock: PostgreSQL would let two pollers read the same jobs.
         ledger.lock_account(db, account)
-        due = [job for job in _open(db, account) if job.next_poll_at <= now]
-        mine = jobs.c.batch.in_([job.batch for job in due])
-        db.execute(sa.update(jobs).where(mine).values(next_poll_at=now + hold_s))
+        due = [job for job in _open(db, account) if max(job.next_poll_at, job.claimed_until) <= now]
+        _claim(db, due, until=now + hold_s)
         return due
+
+
+def give_back(ledger: Ledger, claimed: Sequence[Job]) -> None:
+    """Leaves jobs to others that were claimed and not asked about."""
+    with ledger.transaction() as db:
+        _claim(db, claimed, until=0)
+
+
+def submissions_since(ledger: Ledger, account: str, endpoint: str, moment: float) -> int:
+    """Calls that the vendor may have taken since then, those under way included."""
+    taken = (AttemptOutcome.SENDING, AttemptOutcome.ACCEPTED, AttemptOutcome.UNKNOWN, AttemptOutcome.CRASHED)
+    query = sa.select(sa.func.count()).select_from(attempts).join(batches, batches.c.id == attempts.c.batch)
+    mine = (batches.c.account == account) & (batches.c.endpoint == endpoint)
+    with ledger.reading() as db:
+        found: int = db.execute(
+            query.where(mine, attempts.c.started_at > moment, attempts.c.outcome.in_(taken))
+        ).scalar_one()
+        return found
 
 
 def note_poll(
@@ -78,7 +96,7 @@ def note_poll(
         mine = jobs.c.batch == job.batch
         n = db.execute(
             sa.update(jobs).where(mine)
-            .values(polls=jobs.c.polls + 1, next_poll_at=next_poll_at, gone=gone, code=code, **ended)
+            .values(polls=jobs.c.polls + 1, next_poll_at=next_poll_at, claimed_until=0, gone=gone, code=code, **ended)
             .returning(jobs.c.polls)
         ).scalar_one()  # fmt: skip
         db.execute(sa.insert(polls).values(batch=job.batch, n=n, at=now, code=code, **said))
@@ -115,8 +133,13 @@ def codes_of(ledger: Ledger, run: str) -> dict[str, str]:
         return {row.batch: row.code for row in rows}
 
 
+def _claim(db: sa.Connection, claimed: Sequence[Job], *, until: float) -> None:
+    mine = jobs.c.batch.in_([job.batch for job in claimed])
+    db.execute(sa.update(jobs).where(mine).values(claimed_until=until))
+
+
 def _open(db: sa.Connection, account: str) -> list[Job]:
-    names = ("url", "opened_at", "next_poll_at", "polls", "gone", "code")
+    names = ("url", "opened_at", "next_poll_at", "claimed_until", "polls", "gone", "code")
     query = (
         sa.select(jobs, batches.c.run, batches.c.endpoint, batches.c.plan, batches.c.first, batches.c.rows)
         .join(batches, batches.c.id == jobs.c.batch)

@@ -116,7 +116,8 @@ jobs = sa.Table(
     sa.Column("account", sa.String, nullable=False),
     sa.Column("url", sa.String, nullable=False),
     sa.Column("opened_at", sa.Float, nullable=False),
-    sa.Column("next_poll_at", sa.Float, nullable=False),  # a poller that claims the job moves it on
+    sa.Column("next_poll_at", sa.Float, nullable=False),
+    sa.Column("claimed_until", sa.Float, nullable=False, default=0),  # somebody is asking about it now
     sa.Column("polls", sa.Integer, nullable=False, default=0),
     sa.Column("gone", sa.Integer, nullable=False, default=0),  # answers in a row that knew of no such batch
     sa.Column("code", sa.String),  # why the newest answer settled nothing

@@ -337,6 +337,18 @@ class Ledger:
             halves = [_columns(child, account) | {"parent": e.batch.id} for e in endings for child in e.children]
             _insert(db, batches, halves)
 
+    def split(self, batch: Batch, children: Sequence[Batch], *, account: str) -> None:
+        """Hands the rows of a batch that waits on to others, without a call."""
+        with self.transaction() as db:
+            db.execute(sa.update(batches).where(batches.c.id == batch.id).values(state=BatchState.SPLIT))
+            _insert(db, batches, [_columns(child, account) | {"parent": batch.id} for child in children])
+
+    def reject(self, batch: Batch, code: str) -> None:
+        """Blames a single row for a rejection that was noted before without a verdict."""
+        with self.transaction() as db:
+            db.execute(sa.update(batches).where(batches.c.id == batch.id).values(state=BatchState.REJECTED))
+            db.execute(sa.insert(row_codes).values(batch=batch.id, row_index=0, code=code, rejected=True))
+
     def recover(self, account: str, fence: int) -> int:
         """Marks what a dead process left in `sending` as unknown, and returns how many batches that were."""
         with self.transaction() as db:

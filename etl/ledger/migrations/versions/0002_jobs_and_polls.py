@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("url", sa.String(), nullable=False),
         sa.Column("opened_at", sa.Float(), nullable=False),
         sa.Column("next_poll_at", sa.Float(), nullable=False),
+        sa.Column("claimed_until", sa.Float(), nullable=False),
         sa.Column("polls", sa.Integer(), nullable=False),
         sa.Column("gone", sa.Integer(), nullable=False),
         sa.Column("code", sa.String(), nullable=True),
