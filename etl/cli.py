@@ -144,6 +144,8 @@ def explain(
     if id_ != "-":
         raise ConfigError("--id takes -, and the id itself on stdin: an argument would stand in the shell's history")
     customer_id = sys.stdin.readline().rstrip("\r\n")
+    if not customer_id:
+        raise ConfigError("no customer id came on stdin")
     found = 0
     for line in explain(Settings.from_environment(), customer_id):
         found += 1

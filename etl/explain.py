@@ -68,4 +68,4 @@ def _end(run: Run, record: dict[str, str | None], batches: dict[str, Batch]) -> 
     if batch is None:
         return said
     known = batches.get(batch)
-    return f"{said}; batch {batch}" + (f", {known.state}, {known.attempts} attempts" if known else "")
+    return f"{said}; batch {batch}" + (f", {known.state}, attempts {known.attempts}" if known else "")

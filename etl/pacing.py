@@ -25,6 +25,7 @@ from etl.model import Limits
 
 JITTER_S = 0.05
 _MINUTE_JITTER_S = 0.5
+_LONGEST_PAUSE_S = 86_400.0
 LONGEST_WAIT_S = 900.0
 _WINDOW_S = 1.0
 _LOWEST_FACTOR = 1 / 16
@@ -131,8 +132,10 @@ def answered(pace: Pace, allowance: Allowance, reservation: Reservation, *, sent
 def throttled(pace: Pace, allowance: Allowance, *, wait: float, now: float) -> Pace:
     """After a 429: nobody sends for `wait` seconds, the bucket is empty then, and the rate is halved for a while.
 
-    Calls that were under way together are refused together; that halves the rate once.
+    Calls that were under way together are refused together; that halves the rate once. A vendor may ask for a day at
+    most: more is a mistake of its own, and would shut the account for good.
     """
+    wait = min(wait, _LONGEST_PAUSE_S)
     factor = pace.factor if now < pace.blocked_until else max(_LOWEST_FACTOR, pace.factor / 2)
     until = max(pace.blocked_until, now + wait)
     full_at = pace.full_at

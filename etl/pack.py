@@ -139,7 +139,8 @@ def _choose(ctx: RunContext, client: Client, decided: _Decisions, limit: int) ->
         wanted = _wanted(part)
         rows += wanted.height
         unconfirmed += wanted.filter((pl.col("confirmed_on") > alive).fill_null(value=False).not_()).height
-    chosen = choose(ctx.destination, min(rows, limit), ctx.connection, client, unconfirmed=unconfirmed)
+    rows = min(rows, limit)
+    chosen = choose(ctx.destination, rows, ctx.connection, client, unconfirmed=min(unconfirmed, rows))
     is_roomy = small.envelope == large.envelope and small.limits.bytes_per_call >= large.limits.bytes_per_call
     if chosen.endpoint.name == large.name or is_roomy:
         return chosen

@@ -19,7 +19,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -58,6 +58,7 @@ DELIVER = ("load", "wait", "reconcile")
 _ALWAYS = frozenset(DELIVER)
 _COMMAND_LINE = "cli"
 _SHORTEST_PAUSE_S = 0.05
+_ASKED = "options.json"
 
 
 def sync_named(name: str) -> Sync:
@@ -101,14 +102,16 @@ def context(
 def resume_or_new(ctx: RunContext) -> Iterator[RunContext]:
     """The run of the command line that died last for this sync, day and destination, or a new one.
 
-    Its folder is held meanwhile, so that a second command for the same day makes a run of its own.
+    One that was asked for something else (`full`, `limit` and so on) is left alone: what it sent is known, and what it
+    did not send is the new run's. The run's folder is held meanwhile, so that a second command for the same day makes a
+    run of its own.
     """
     with ExitStack() as held:
         runs = ctx.ledger.runs(sync=ctx.sync.name, day=str(ctx.day), destination=ctx.destination, limit=1)
         for newest in runs:
             dead = replace(ctx, run_id=newest.run_id)
             is_open = newest.finished_at is None and newest.run_id.startswith(_COMMAND_LINE)
-            is_ours = is_open and newest.account == ctx.connection.account
+            is_ours = is_open and newest.account == ctx.connection.account and _asked_for(dead) == _asked(ctx)
             if is_ours and held.enter_context(dead.place.hold("running")):
                 yield dead
                 return
@@ -123,13 +126,25 @@ def new_run_id(origin: str) -> str:
 
 
 def begin(ctx: RunContext) -> None:
-    """Notes in the ledger that the run began, or goes on."""
+    """Notes in the ledger that the run began, or goes on, and in its folder what it was asked for."""
+    ctx.place.write_json(_ASKED, _asked(ctx))
     ctx.ledger.open_run(
         Run(
             run=ctx.name, sync=ctx.sync.name, day=str(ctx.day), destination=ctx.destination, run_id=ctx.run_id,
             account=ctx.connection.account, started_at=ctx.ledger.now(),
         )
     )  # fmt: skip
+
+
+def _asked(ctx: RunContext) -> dict[str, Any]:
+    """The options that decide what is sent."""
+    options = asdict(ctx.options)
+    del options["wait"]
+    return options
+
+
+def _asked_for(ctx: RunContext) -> dict[str, Any] | None:
+    return ctx.place.read_json(_ASKED)
 
 
 def do(ctx: RunContext, step: str) -> dict[str, Any]:
@@ -186,7 +201,26 @@ def follow(ctx: RunContext) -> RunReport:
     while (waited := do(ctx, "wait"))["pending"] and _stays(ctx, waited["wait"]):
         pass
     do(ctx, "reconcile")
-    return report.report(ctx)
+    made = report.report(ctx)
+    _renew(ctx)
+    return made
+
+
+def _renew(ctx: RunContext) -> None:
+    """Brings the reports of earlier runs up to date whose batches the vendor has ended meanwhile."""
+    for run in ctx.ledger.runs_ended_at_the_vendor(ctx.connection.account):
+        if run.run != ctx.name and run.sync in SYNCS:
+            earlier = replace(
+                ctx,
+                sync=SYNCS[run.sync],
+                day=date.fromisoformat(run.day),
+                destination=run.destination,
+                run_id=run.run_id,
+            )
+            made = report.read_report(earlier.place)
+            if made is not None and made.rows[Bucket.PROCESSING]:
+                do(earlier, "reconcile")
+                report.report(earlier)
 
 
 def unfinished(sync: str | None = None) -> list[RunContext]:

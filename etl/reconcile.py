@@ -23,6 +23,8 @@ DISPOSITIONS = "private/dispositions.parquet"
 _COLUMNS = pl.Schema({"row": pl.UInt64, "bucket": pl.String, "code": pl.String, "batch": pl.String})
 # These keep a profile from being sent for another reason than that it was sent before just as it stands.
 _NOT_SEEN = (Bucket.UNSENDABLE.value, Bucket.SUPERSEDED.value, Bucket.DEFERRED.value)
+# The code of an end that needs none of its own.
+_OF_ITSELF = {Bucket.PROCESSING.value: "incomplete", Bucket.STUCK.value: "stuck", Bucket.UNREPORTED.value: "unreported"}
 # Ends that a code of their batch explains.
 _EXPLAINED = (Bucket.NOT_SENT, Bucket.UNKNOWN, Bucket.PROCESSING, Bucket.UNREPORTED, Bucket.STUCK)
 
@@ -64,8 +66,9 @@ def _dispositions(ctx: RunContext, plan: int) -> Iterator[pl.DataFrame]:
     yield _end(deduplicated, pl.lit(Bucket.DEDUPLICATED.value))
     is_counted = pl.col("bucket") == UNIDENTIFIED  # then the code is the batch whose counters speak of it
     for frame in _kept(ctx, plan, ["row", "bucket", "code"]):
-        code, batch = pl.when(~is_counted).then("code"), pl.when(is_counted).then("code")
-        yield _end(frame, pl.col("bucket"), code, batch)
+        of_itself = pl.col("bucket").replace_strict(_OF_ITSELF, default=None, return_dtype=pl.String)
+        code = pl.coalesce(pl.when(~is_counted).then("code"), of_itself)
+        yield _end(frame, pl.col("bucket"), code, pl.when(is_counted).then("code"))
     yield from _batch_ends(ctx)
 
 
@@ -74,7 +77,7 @@ def _batch_ends(ctx: RunContext) -> Iterator[pl.DataFrame]:
     stopped = ctx.result("load")["stopped"]  # why a batch that was never tried stayed behind
     batches = ctx.ledger.batches(ctx.name)
     why = {b.id: stopped for b in batches} | {a.batch: a.code or stopped for a in ctx.ledger.attempts(ctx.name)}
-    why |= codes_of(ctx.ledger, ctx.name)
+    why |= {b.id: "incomplete" for b in batches if b.state is BatchState.PROCESSING} | codes_of(ctx.ledger, ctx.name)
     reasons = pl.DataFrame(list(why.items()), schema={"batch": pl.String, "why": pl.String}, orient="row")
     rows = row_ends(ctx.ledger, ctx.work, ctx.name, batches)
     explained = pl.when(pl.col("end").is_in([bucket.value for bucket in _EXPLAINED])).then("why")

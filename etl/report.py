@@ -98,15 +98,28 @@ def as_text(report: RunReport) -> str:
     if report.batches:
         sizes = sum(batch["bytes"] for batch in report.batches)
         attempts = sum(batch["attempts"] for batch in report.batches)
-        lines += ["", f"{len(report.batches):,} batches, {sizes:,} bytes, {attempts:,} attempts"]
+        lines += ["", f"batches {len(report.batches):,}, bytes {sizes:,}, attempts {attempts:,}"]
     if report.duplicates_possible:
         lines.append(
             f"{report.duplicates_possible:,} rows may have been delivered twice: their first outcome is unknown"
         )
     if report.notices:
-        lines += ["", "Notices", *(f"  {notice}" for notice in report.notices)]
-    lines += ["", _NEXT[report.exit_code]]
+        lines += ["", "Notices", *(f"  {_NOTICES.get(notice, notice)}" for notice in report.notices)]
+    lines += ["", _next(report)]
     return "\n".join(lines)
+
+
+def _next(report: RunReport) -> str:
+    """What to do now."""
+    unfinished = [bucket for bucket in Bucket if bucket.is_unfinished and report.rows[bucket.value]]
+    if unfinished == [Bucket.PROCESSING]:
+        return (
+            "Nothing to put right: the vendor is still at work. profile-etl status --wait stays until it is done, and "
+            "completes this report; run it again later, and nothing is sent twice."
+        )
+    if any(report.rows[bucket.value] for bucket in _TRIED_AGAIN):
+        return f"{_NEXT[report.exit_code]} profile-etl retry sends again what the vendor did not take, lost or gave up."
+    return _NEXT[report.exit_code]
 
 
 _WORDS = SENTENCES | {
@@ -128,6 +141,7 @@ _WORDS = SENTENCES | {
     "refused_by_vendor": "The vendor answered that it does not take this.",
     "awaiting": "The vendor still works on earlier batches.",
     "incomplete": "The vendor is not done with the batch yet; run it again, or profile-etl status --wait.",
+    "unreported": "The vendor never told what became of it.",
     "stuck": "The vendor gave the batch up halfway; parts of it may have been taken.",
     "status_gone": "The vendor knows nothing of the batch any more.",
     "counters_unusable": "The batch is done, but its counters are missing or contradict each other.",
@@ -147,6 +161,13 @@ _STOPS = {
     "stopped": "told to stop (Ctrl-C or SIGTERM)",
     "throttled": "the vendor asked for a long pause",
 }
+_NOTICES = {
+    "pos_incomplete": "pos_incomplete: no POS export has landed for this day, so no purchase value was sent at all",
+}
+_TRIED_AGAIN = (
+    Bucket.REJECTED, Bucket.FAILED_AT_DESTINATION, Bucket.NOT_FOUND, Bucket.UNREPORTED, Bucket.STUCK,
+)  # fmt: skip
+_LONG_S = 60.0
 _NEXT = {
     0: "Every row is accounted for. Nothing to do.",
     1: "Every row is accounted for. Look at the rows named under Reasons.",
@@ -192,8 +213,9 @@ def _quota(ctx: RunContext, planned: dict[str, Any]) -> dict[str, Any]:
 def _losses(ctx: RunContext) -> list[str]:
     """What the vendor counts in a batch and does not name."""
     batches = {b.id: b for b in ctx.ledger.batches(ctx.name) if b.state is BatchState.COMPLETE}
+    named = {batch for batch, code in ctx.ledger.row_codes(ctx.name) if code.rejected}
     lines = []
-    for batch, counts in counts_of(ctx.ledger, list(batches)).items():
+    for batch, counts in counts_of(ctx.ledger, [batch for batch in batches if batch not in named]).items():
         counted = {"failed": counts.failed, "were not found": counts.not_found, "are not reported": counts.unreported}
         said = [f"{count:,} {what}" for what, count in counted.items() if count]
         if said:
@@ -205,8 +227,9 @@ def _losses(ctx: RunContext) -> list[str]:
 def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
     extracted = ctx.result("extract")
     notices = ["pos_incomplete"] if extracted["pos_incomplete"] else []
-    if gaps := [day for day in extracted["pos_gaps"] if day != str(ctx.day)]:
-        notices.append(f"pos_gaps: no POS export for {len(gaps)} of 30 days ({gaps[0]} to {gaps[-1]})")
+    gaps = extracted["pos_gaps"]
+    if any(day != str(ctx.day) for day in gaps):
+        notices.append(f"pos_gaps: no POS export for {len(gaps)} of 30 days, the first {gaps[0]}, the last {gaps[-1]}")
     if extracted["ignored"]:
         notices.append(f"ignored_files: not csv, csv.gz, ndjson or parquet: {', '.join(extracted['ignored'])}")
     notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]
@@ -216,7 +239,8 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
     if plan["refused_why"]:
         notices.append(f"{plan['refused']}: {plan['refused_why']}")
     elif load["stopped"]:
-        notices.append(f"stopped early: {_STOPS.get(load['stopped'], load['stopped'])}")
+        away = f"; come back in {load['wait'] / 60:,.0f} minutes" if load["wait"] and load["wait"] > _LONG_S else ""
+        notices.append(f"stopped early: {_STOPS.get(load['stopped'], load['stopped'])}{away}")
     return notices + _losses(ctx)
 
 

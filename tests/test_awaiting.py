@@ -98,10 +98,14 @@ def test_each_answer_has_its_end_and_nothing_is_sent_again(bulk, emulator, fault
 
 
 def test_losses_that_are_not_named_are_told_in_numbers(bulk, emulator):
-    """Three of 95, and the vendor does not say which: just that stands in the report."""
-    emulator.faults({"fail_rows": 3})
+    """Three of 95, and the vendor does not say which: just that stands in the report, and only where it is so."""
+    emulator.faults({"lose_rows": 3, "times": 1})
     bulk.land(95)
-    assert any("of 95 rows 3 failed; the vendor does not say which" in notice for notice in bulk.run().notices)
+    said = "of 95 rows 3 are not reported; the vendor does not say which"
+    assert any(said in notice for notice in bulk.run().notices)
+    emulator.faults({"fail_rows": 3})
+    bulk.land(95, TUESDAY, city="Nice")
+    assert not any("does not say which" in notice for notice in bulk.run(TUESDAY).notices)
 
 
 def test_a_loss_that_is_named_is_told_of_its_row(bulk, emulator):

@@ -333,3 +333,9 @@ def test_processes_share_one_pace_and_lose_no_call(tmp_path):
     assert len(ats) == 80
     rate = Rate(items_per_call=20, per_second=1000, bucket=150)
     assert lowest_level([(at, 20) for at in ats], rate) >= -ROUNDING
+
+
+def test_no_pause_shuts_an_account_for_longer_than_a_day():
+    """Ten years of Retry-After are somebody's mistake."""
+    allowance = Allowance.of(UPDATE, 0)
+    assert throttled(Pace(), allowance, wait=315_360_000, now=START).blocked_until == START + 86_400

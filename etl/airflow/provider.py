@@ -62,9 +62,9 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "etl.airflow.hooks.RelevaHook",
                 "hook-name": "Releva",
                 "ui-field-behaviour": {
-                    "hidden-fields": [*_NOT_USED, "login"],
-                    "relabeling": {"host": "Address", "password": "Secret key"},
-                    "placeholders": {"host": "https://releva.ai"},
+                    "hidden-fields": [*_NOT_USED],
+                    "relabeling": {"host": "Address", "login": "Name of the account", "password": "Secret key"},
+                    "placeholders": {"host": "https://releva.ai", "login": "only to tell accounts on one host apart"},
                 },
                 "conn-fields": _COMMON,
             },

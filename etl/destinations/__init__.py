@@ -66,6 +66,8 @@ def connect_all(destination: str, connection: Connection, client: Client) -> lis
     entry = DESTINATIONS.get(destination)
     if entry is None:
         raise ConfigError(f"unknown destination {destination!r}; known: {', '.join(DESTINATIONS)}")
+    if strange := sorted(set(connection.extra.get("limits", {})) - set(ENDPOINTS)):
+        raise ConfigError(f"connection {connection.id}: extra.limits names no endpoint: {', '.join(strange)}")
     names = [entry] if isinstance(entry, str) else [entry.large, entry.small]
     return [connect(name, connection, client) for name in names]
 
@@ -75,7 +77,7 @@ def choose(destination: str, rows: int, connection: Connection, client: Client, 
     endpoints = connect_all(destination, connection, client)
     entry = DESTINATIONS[destination]
     if isinstance(entry, str):
-        return Chosen(endpoint=endpoints[0], why=f"{entry} was asked for by name")
+        return Chosen(endpoint=endpoints[0], why=f"{entry} is the destination")
     large, small = endpoints
     if entry.only_confirmed and unconfirmed:
         return Chosen(

@@ -190,6 +190,12 @@ class Ledger:
         wanted = [runs.c.sync == sync] if sync is not None else []
         return self._runs(working, *wanted, limit=_MANY)[::-1]
 
+    def runs_ended_at_the_vendor(self, account: str) -> list[Run]:
+        """Unfinished runs with a batch that the vendor has worked on to an end, the oldest first."""
+        ended = batches.c.state.in_([BatchState.COMPLETE, BatchState.STUCK, BatchState.UNREPORTED])
+        has_ended = sa.exists().where(batches.c.run == runs.c.run, ended)
+        return self._runs(runs.c.account == account, runs.c.exit_code == 3, has_ended, limit=_MANY)[::-1]  # noqa: PLR2004  (spec section 7)
+
     def usual_records(self, *, sync: str, destination: str, before: str, days: int) -> list[int]:
         """Records of the newest finished run of each of the last days before `before` that had one."""
         where = (runs.c.sync == sync, runs.c.destination == destination, runs.c.day < before)

@@ -87,7 +87,7 @@ def test_a_hook_is_the_one_that_its_form_belongs_to(conn_type: str) -> None:
             {"host": "Address", "login": "Client code", "password": "Token (only if required)"},
             {"bulk_version", "id"},
         ),
-        ("releva", {"host": "Address", "password": "Secret key"}, set()),
+        ("releva", {"host": "Address", "login": "Name of the account", "password": "Secret key"}, set()),
     ],
 )
 def test_a_form_asks_for_what_the_vendor_needs_in_the_vendors_words(

@@ -275,6 +275,22 @@ def test_retry_sends_what_did_not_get_through(shop):
     assert "profile-etl run" in shop("retry", "crm_to_batch", "--date", "2026-03-22").stderr
 
 
+def test_a_run_that_died_is_taken_up_only_by_the_same_request(shop):
+    """Whoever asks for three rows after a crash gets three rows, and not the rest of what died."""
+    day = "2026-03-25"
+    shop.customers(day, 40)
+    shop.faults({"delay": 30})
+    process = shop.popen("run", "crm_to_batch", "--date", day, environment=shop.environment())
+    while not any(shop.work.glob(f"crm_to_batch/{day}/batch/cli-*/plan.json")):
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    shop.faults()
+    rows = _rows(_run(shop, day, "--limit", "3", "--json"))
+    assert rows["deferred"] == 37
+    assert _rows(_run(shop, day, "--json")) == {"unchanged": 3, "accepted": 37}
+
+
 def test_explain_tells_one_customers_way(shop):
     """Run by run, where each of the records ended and why; the id is read from stdin and never shown."""
     day = "2026-03-23"

@@ -92,7 +92,7 @@ def test_every_command_can_do_with_it(account, monkeypatch):
         return done.output
 
     day = ("crm_to_herald", "--date", "2026-03-02")
-    assert "herald was asked for by name" in command("plan", *day)
+    assert "herald is the destination" in command("plan", *day)
     assert '"accepted":60' in command("run", *day, "--json").replace(" ", "")
     assert "60  accepted" in command("report", *day)
     assert "herald: 60 rows" in command("status")

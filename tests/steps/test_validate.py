@@ -216,7 +216,7 @@ def test_the_notices_of_a_run_name_what_was_not_read(landing):
     landing.write(f"{CRM}/customers.csv.part", CRM_HEADER)
     notices = pipeline.run(landing.context()).notices
     assert notices[0] == "pos_incomplete"
-    for said in ("pos_gaps: no POS export for 29 of 30 days", f"{CRM}/customers.csv.part", "shoe_size"):
+    for said in ("pos_gaps: no POS export for 30 of 30 days", f"{CRM}/customers.csv.part", "shoe_size"):
         assert any(said in notice for notice in notices)
 
 
