@@ -216,7 +216,7 @@ def emulator(
         list[str] | None, typer.Option(help="For example status=503:every=4; see docs/emulator.md.")
     ] = None,
 ) -> None:
-    """Play the vendor on this machine, until Ctrl-C; a page at / shows what arrived."""
+    """Play the three vendors on this machine, until Ctrl-C; a page at / shows what arrived."""
     from etl.emulator.server import run_server
 
     try:

@@ -39,6 +39,7 @@ def plan(ctx: RunContext) -> dict[str, Any]:
         "seconds": seconds(staged.calls["rows"], allowance, pace, ctx.ledger.now()),
         "quota": {
             "limit": limits.quota,
+            "ours": None if limits.quota is None else int(limits.quota * (1 - ctx.connection.headroom)),
             "window_hours": limits.quota_hours,
             "used_before": used,
             "used_after": used + staged.rows,
@@ -57,7 +58,7 @@ def replan(ctx: RunContext) -> None:
 def as_text(figures: dict[str, Any]) -> str:
     """The plan for people."""
     quota = figures["quota"]
-    limit = "no quota" if quota["limit"] is None else f"of {quota['limit']:,}"
+    limit = "no quota" if quota["limit"] is None else f"of {quota['ours']:,} that are ours of {quota['limit']:,}"
     lines = [
         f"endpoint  {figures['endpoint']}: {figures['why']}",
         f"calls     {figures['calls']:,}",

@@ -61,7 +61,8 @@ def _quota(ledger: Ledger, runs: list[Run]) -> list[str]:
                 with suppress(ConfigError):  # an endpoint of another vendor
                     limits = connect(endpoint, known[account], client).limits
                     used = ledger.used(account, endpoint, limits.quota_hours)
-                    left = "no quota" if limits.quota is None else f"{limits.quota - used:,} left"
+                    share = 1 - known[account].headroom
+                    left = "no quota" if limits.quota is None else f"{int(limits.quota * share) - used:,} left for us"
                     lines.append(f"{account}  {endpoint}: {used:,} rows in {limits.quota_hours:g} hours, {left}")
     return lines
 
@@ -146,4 +147,4 @@ def _connection(name: str) -> str:
         for sync in SYNCS.values():
             if sync.connection == name:
                 connect_all(sync.destination, connection, client)
-    return f"{connection.host}, account {connection.account}"
+    return f"{connection.host}, account {connection.account}; nothing was sent to try it"

@@ -92,7 +92,7 @@ def test_rows_beyond_the_quota_are_deferred_by_name(install, emulator):
     scarce = install(emulator.url, extra={"limits": {"batch_update": limits}, "headroom": 0.3})
     scarce.land(95)
     plan = planned(scarce)
-    assert plan["quota"] == {"limit": 100, "window_hours": 24, "used_before": 0, "used_after": 70}
+    assert plan["quota"] == {"limit": 100, "ours": 70, "window_hours": 24, "used_before": 0, "used_after": 70}
     report = scarce.run()
     assert ends(report) == {"accepted": 70, "deferred": 25}
     assert report.exit_code == 1
