@@ -145,10 +145,13 @@ class _Sender:
         self._reserved: tuple[Batch, Reservation] | None = None
         self._under_way: dict[Future[_Ended], _Call] = {}
         self._stopped: _Stop | None = None
-        # What waits for the answer about a single row of it, after a rejection that may not be about rows at all.
+        # After a rejection that may not be about rows at all, everything else waits for the answers about single rows:
+        # the rest of the rejected batch, pieces of it that were cut off, single rows that were refused, other batches.
+        self._some_taken = any(attempt.outcome is AttemptOutcome.ACCEPTED for attempt in earlier)
         self._doubted: Batch | None = None
         self._set_aside: list[Batch] = []
         self._suspects: list[tuple[Batch, str]] = []
+        self._waiting: list[_Due] = []
 
     def run(self, batches: Sequence[Batch]) -> dict[str, Any]:
         """Sends the batches; returns why it stopped early (`stopped`, or None) and for how long to stay away (`wait`)."""
@@ -186,6 +189,8 @@ class _Sender:
 
     def _room(self) -> int:
         """How many more calls may begin; stops where that hangs on the vendor alone."""
+        if not (self._queue or self._reserved):
+            return 0
         limit, free = self._destination.limits.open_batches, self._slots - len(self._under_way)
         if limit is None:
             return free
@@ -288,6 +293,7 @@ class _Sender:
         self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
         self._budget.count(AttemptOutcome.ACCEPTED)
         self._sent += call.batch.rows
+        self._some_taken = True
         self._release()
         return Ending(
             batch=call.batch, n=call.n, outcome=AttemptOutcome.ACCEPTED, state=state, code=receipt.code,
@@ -310,13 +316,13 @@ class _Sender:
             self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
         pieces: list[Batch] = []
         if verdict.splits:
-            is_doubted = self._sent == 0 and self._quota is not None and batch.rows >= _DOUBTED_ROWS
-            pieces = self._pieces(batch, call.payload, (0, 1) if is_doubted else (batch.rows // 2,))
-            self._enqueue(pieces[0], 0.0)
+            is_doubted = not self._some_taken and self._quota is not None and batch.rows >= _DOUBTED_ROWS
+            pieces = self._pieces(batch, call.payload, (1,) if is_doubted else (batch.rows // 2,))
             if is_doubted:
-                self._doubted = pieces[1]
+                self._doubt(pieces[1])
             else:
                 self._enqueue(pieces[1], 0.0)
+            self._enqueue(pieces[0], 0.0)
         elif verdict.state is BatchState.REJECTED and self._doubted is not None:
             verdict = replace(verdict, state=BatchState.PLANNED)  # not blamed until the vendor has taken another row
             self._suspects.append((batch, error.code))
@@ -354,6 +360,13 @@ class _Sender:
             raise EtlError(f"the staged payload of batch {batch.id} is not what was planned: remove the run's folder")
         return payload
 
+    def _doubt(self, rest: Batch) -> None:
+        """A batch was rejected whole before the vendor took anything: before it costs more, a single row of it is asked."""
+        if self._reserved is not None:
+            self._enqueue(self._reserved[0], 0.0)
+        self._reserved, self._waiting, self._queue = None, self._queue, []
+        self._doubted = rest
+
     def _doubt_more(self, doubted: Batch, code: str) -> None:
         """A single row of a batch that was rejected whole is rejected, too: three of them, and the rows are not to blame."""
         if len(self._suspects) >= _REFUSALS:
@@ -375,7 +388,9 @@ class _Sender:
             self._ledger.split(batch, halves, account=self._account)
             for half in halves:
                 self._enqueue(half, 0.0)
-        self._suspects, self._set_aside, self._doubted = [], [], None
+        for *_, batch in self._waiting:
+            self._enqueue(batch, 0.0)
+        self._suspects, self._set_aside, self._doubted, self._waiting = [], [], None, []
 
     def _pieces(self, batch: Batch, payload: bytes, cuts: Sequence[int]) -> list[Batch]:
         """Batches of another one's rows, cut before some of them, staged like it."""

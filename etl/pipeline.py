@@ -202,11 +202,11 @@ def follow(ctx: RunContext) -> RunReport:
         pass
     do(ctx, "reconcile")
     made = report.report(ctx)
-    _renew(ctx)
+    renew(ctx)
     return made
 
 
-def _renew(ctx: RunContext) -> None:
+def renew(ctx: RunContext) -> None:
     """Brings the reports of earlier runs up to date whose batches the vendor has ended meanwhile."""
     for run in ctx.ledger.runs_ended_at_the_vendor(ctx.connection.account):
         if run.run != ctx.name and run.sync in SYNCS:

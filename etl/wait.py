@@ -24,7 +24,8 @@ from etl.run import RunContext
 
 # A status may not be there yet right after the batch was taken; so many times in a row it is not there any more.
 _GONE_TRIES = 5
-_CLAIM_S = 60.0
+# So long nobody else asks the same; an answer that takes longer may be asked for twice, which is paced and does no harm.
+_CLAIM_S = 10.0
 _A_MOMENT_S = 1.0
 
 
@@ -106,7 +107,7 @@ def poll_due(ctx: RunContext) -> None:
     """One question about each of the account's jobs that are due, whichever run they belong to."""
     account = ctx.connection.account
     with Client(timeout_s=ctx.connection.timeout_s) as client:
-        claimed = claim_due(ctx.ledger, account, hold_s=ctx.connection.timeout_s + _CLAIM_S)
+        claimed = claim_due(ctx.ledger, account, hold_s=_CLAIM_S)
         for number, job in enumerate(claimed):
             destination = connect(job.endpoint, ctx.connection, client)
             if not isinstance(destination, AwaitsCompletion):

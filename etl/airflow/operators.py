@@ -122,6 +122,7 @@ class ReportOperator(StepOperator):
     """Writes the report and decides how the Dag run ends; runs whatever happened before (trigger rule all_done)."""
 
     def work(self, ctx: RunContext, context: Context) -> dict[str, Any]:
+        from etl import pipeline
         from etl.report import REPORT, as_text, report
 
         if failed := _failed_before(context):
@@ -132,6 +133,7 @@ class ReportOperator(StepOperator):
         if ctx.options.dry_run:
             raise AirflowSkipException("dry run: nothing was sent, so there is nothing to account for")
         made = report(ctx)
+        pipeline.renew(ctx)
         self.log.info("%s\n%s", as_text(made), f"{ctx.place.root}/{REPORT}")
         if made.exit_code > 1:
             raise AirflowFailException(
