@@ -587,6 +587,7 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(install, real_time_e
     """At whatever moment its process dies, the next one goes on; every row is delivered and accounted for."""
     emulator = real_time_emulator
     installation = install(emulator.url, extra=TEN_A_CALL)
+    emulator.faults({"delay": 0.1})  # so that it is not through before it is killed
     installation.land(400)
     deadline = time.monotonic() + 1.5
     killed_when(installation.start(), lambda: time.monotonic() > deadline)
