@@ -14,6 +14,7 @@ from etl.model import Batch
 from etl.reconcile import DISPOSITIONS
 from etl.settings import Settings
 from etl.storage import Place
+from etl.transform.step import QUARANTINES
 
 _RUNS = 1_000
 
@@ -50,7 +51,7 @@ def _ended(place: Place, found: pl.DataFrame) -> pl.DataFrame:
     ends = pl.read_parquet(place.fetch(DISPOSITIONS))
     codes = [
         frame.filter(pl.col("row").is_in(found["row"].implode())).select("row", why=pl.col("codes").list.join(", "))
-        for folder in (f"{validate.FOLDER}/crm/quarantine", "private/transformed/quarantine")
+        for folder in QUARANTINES
         for frame in parts.frames(place, folder, ["row", "codes"])
     ]
     why = pl.concat([pl.DataFrame(schema={"row": pl.UInt64, "why": pl.String}), *codes])

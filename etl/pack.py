@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -101,9 +101,9 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     settled = _settled_rows(ctx)
     limit = _limit(ctx, settled)
     with Client(timeout_s=ctx.connection.timeout_s) as client:
-        confirms = isinstance(connect_all(ctx.destination, ctx.connection, client)[0], AwaitsCompletion)
-        decided = partial(_decided, ctx, state, settled, confirms)
-        chosen = _choose(ctx, client, decided, limit)
+        endpoints = connect_all(ctx.destination, ctx.connection, client)
+        decided = partial(_decided, ctx, state, settled, isinstance(endpoints[0], AwaitsCompletion))
+        chosen = _choose(ctx, client, endpoints, decided, limit)
     folder = plan_folder(ctx.name, plan)
     with ctx.work.staged(folder) as path:
         path.mkdir()
@@ -128,9 +128,10 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
 _Decisions = Callable[[list[str] | None], Iterator[tuple[int, pl.DataFrame]]]
 
 
-def _choose(ctx: RunContext, client: Client, decided: _Decisions, limit: int) -> Chosen:
+def _choose(
+    ctx: RunContext, client: Client, endpoints: Sequence[Destination], decided: _Decisions, limit: int
+) -> Chosen:
     """The endpoint for the records that are wanted; the small one of two only if each of them fits into its calls."""
-    endpoints = connect_all(ctx.destination, ctx.connection, client)
     large, small = endpoints[0], endpoints[-1]
     today = datetime.fromtimestamp(ctx.ledger.now(), UTC).date()
     alive = today - timedelta(days=small.limits.profile_days or 0)

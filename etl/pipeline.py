@@ -28,7 +28,7 @@ from etl.client import Client
 from etl.destinations import DESTINATIONS, connect_all
 from etl.errors import ConfigError, ExportError
 from etl.ledger import Ledger, Run
-from etl.model import Bucket, RunReport
+from etl.model import BatchState, Bucket, RunReport
 from etl.run import Options, RunContext
 from etl.settings import Connection, Settings
 from etl.storage import Place
@@ -208,7 +208,8 @@ def follow(ctx: RunContext) -> RunReport:
 
 def renew(ctx: RunContext) -> None:
     """Brings the reports of earlier runs up to date whose batches the vendor has ended meanwhile."""
-    for run in ctx.ledger.runs_ended_at_the_vendor(ctx.connection.account):
+    ended = (BatchState.COMPLETE, BatchState.STUCK, BatchState.UNREPORTED)
+    for run in ctx.ledger.runs_with_batches(*ended, account=ctx.connection.account, exit_code=3):
         if run.run != ctx.name and run.sync in SYNCS:
             earlier = replace(
                 ctx,
@@ -227,7 +228,7 @@ def unfinished(sync: str | None = None) -> list[RunContext]:
     """The runs whose batches the vendor still works on, newest last, as far as their syncs and connections are here."""
     settings = Settings.from_environment()
     found = []
-    for run in Ledger(settings.ledger).runs_at_the_vendor(sync=sync):
+    for run in Ledger(settings.ledger).runs_with_batches(BatchState.PROCESSING, sync=sync):
         if run.sync in SYNCS:
             with suppress(ConfigError):
                 ctx = context(

@@ -12,12 +12,9 @@ from etl import parts, validate
 from etl.errors import ConfigError
 from etl.ledger import Ledger
 from etl.storage import Place
-from etl.transform.step import FOLDER as TRANSFORMED
+from etl.transform.step import QUARANTINES
 
-_FOLDERS = {
-    "crm": (f"{validate.FOLDER}/crm/quarantine", f"{TRANSFORMED}/quarantine"),
-    "pos": (f"{validate.FOLDER}/pos/quarantine",),
-}
+_FOLDERS = {"crm": QUARANTINES, "pos": (f"{validate.FOLDER}/pos/quarantine",)}
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA = r"^[=+\-@\t\r]"
 

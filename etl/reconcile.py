@@ -18,6 +18,7 @@ from etl.model import AttemptOutcome, BatchState, Bucket
 from etl.run import RunContext
 from etl.state import absorb
 from etl.transform.step import FOLDER as TRANSFORMED
+from etl.transform.step import QUARANTINES
 
 DISPOSITIONS = "private/dispositions.parquet"
 _COLUMNS = pl.Schema({"row": pl.UInt64, "bucket": pl.String, "code": pl.String, "batch": pl.String})
@@ -128,7 +129,7 @@ def _seen(ctx: RunContext, plan: int) -> pl.DataFrame:
 def _reasons(ctx: RunContext, ends: pl.DataFrame) -> list[dict[str, Any]]:
     """How often each code occurs: broken rules and single refused fields, and why rows were not delivered."""
     codes = [ends.select("code").drop_nulls().to_series()]
-    for folder in (f"{validate.FOLDER}/crm/quarantine", f"{TRANSFORMED}/quarantine"):
+    for folder in QUARANTINES:
         codes += [frame["codes"].explode().drop_nulls() for frame in parts.frames(ctx.place, folder, ["codes"])]
     accepted = {b.id for b in ctx.ledger.batches(ctx.name) if b.state is BatchState.ACCEPTED}
     fields = [c.code for batch, c in ctx.ledger.row_codes(ctx.name) if batch in accepted and not c.rejected]

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ from etl.emulator.releva import DEMO_SECRET_KEY
 from etl.emulator.server import start
 from etl.ledger import Ledger
 from etl.model import RunReport
-from etl.run import Options, RunContext
+from etl.run import Options
 from etl.settings import Connection, Settings
 from etl.syncs import SYNCS, Sync
+from virtual_time import Clock, VirtualRun
 
 # Examples that touch files or databases take as long as the machine is busy.
 hypothesis.settings.register_profile("project", deadline=None)
@@ -48,16 +48,6 @@ CREDENTIALS: dict[str, dict[str, Any]] = {
     "adobe_target": {"login": DEMO_CLIENT, "extra": {}},
     "releva": {"password": DEMO_SECRET_KEY, "extra": {}},
 }
-
-
-@dataclass
-class Clock:
-    """Seconds since the epoch; they pass only when somebody sleeps."""
-
-    now: float = 1_772_438_400.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass
@@ -111,21 +101,6 @@ class Emulator:
         answer = self.session.get(f"{self.url}/_control/{what}", timeout=10)
         answer.raise_for_status()
         return answer.json()
-
-
-@dataclass(frozen=True, kw_only=True)
-class VirtualRun(RunContext):
-    """A run whose sleeps take no time."""
-
-    clock: Clock
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        return Ledger(self.settings.ledger, clock=self.clock)
-
-    def sleep(self, seconds: float) -> bool:
-        self.clock.now += seconds
-        return not self.stop.is_set()
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from etl.ledger.schema import attempts, batches, jobs, polls, row_codes
-from etl.ledger.store import Ledger, chunks
+from etl.ledger.store import Ledger, chunks, insert_rows
 from etl.model import AttemptOutcome, BatchState, BatchStatus, Counts, RowCode
 
 
@@ -104,11 +104,10 @@ def note_poll(
         if state is not None and db.execute(
             sa.update(batches).where(still_open).values(state=state, absorbed=False)
         ).rowcount:  # fmt: skip
-            values = [
+            said_of = [
                 {"batch": job.batch, "row_index": c.index, "code": c.code, "rejected": c.rejected} for c in failed
             ]
-            if values:
-                db.execute(sa.insert(row_codes), values)
+            insert_rows(db, row_codes, said_of)
 
 
 def counts_of(ledger: Ledger, batch_ids: Sequence[str]) -> dict[str, Counts]:

@@ -184,17 +184,11 @@ class Ledger:
         where = [runs.c[name] == value for name, value in wanted.items() if value is not None]
         return self._runs(*where, limit=limit)
 
-    def runs_at_the_vendor(self, *, sync: str | None = None) -> list[Run]:
-        """Runs with a batch that the vendor works on, the oldest first."""
-        working = sa.exists().where(batches.c.run == runs.c.run, batches.c.state == BatchState.PROCESSING)
-        wanted = [runs.c.sync == sync] if sync is not None else []
-        return self._runs(working, *wanted, limit=_MANY)[::-1]
-
-    def runs_ended_at_the_vendor(self, account: str) -> list[Run]:
-        """Unfinished runs with a batch that the vendor has worked on to an end, the oldest first."""
-        ended = batches.c.state.in_([BatchState.COMPLETE, BatchState.STUCK, BatchState.UNREPORTED])
-        has_ended = sa.exists().where(batches.c.run == runs.c.run, ended)
-        return self._runs(runs.c.account == account, runs.c.exit_code == 3, has_ended, limit=_MANY)[::-1]  # noqa: PLR2004  (spec section 7)
+    def runs_with_batches(self, *states: BatchState, **wanted: object) -> list[Run]:
+        """The runs that have a batch in one of the states, and these values in their columns; the oldest first."""
+        has_one = sa.exists().where(batches.c.run == runs.c.run, batches.c.state.in_(states))
+        where = [runs.c[name] == value for name, value in wanted.items() if value is not None]
+        return self._runs(has_one, *where, limit=_MANY)[::-1]
 
     def usual_records(self, *, sync: str, destination: str, before: str, days: int) -> list[int]:
         """Records of the newest finished run of each of the last days before `before` that had one."""
@@ -223,7 +217,7 @@ class Ledger:
             open_states = [s for s in BatchState if not s.is_settled]
             stale = (batches.c.run == run) & batches.c.state.in_(open_states)
             db.execute(sa.update(batches).where(stale).values(state=BatchState.REPLACED))
-            _insert(db, batches, rows)
+            insert_rows(db, batches, rows)
             db.execute(sa.update(runs).where(runs.c.run == run).values(plan=plan))
 
     def batches(self, run: str) -> list[Batch]:
@@ -324,8 +318,10 @@ class Ledger:
                     self._debit(db, account, e.batch.endpoint, slot, -e.batch.rows)
             said = {(e.batch.id, c.index, c.code): c.rejected for e in endings for c in e.codes}
             names = ("batch", "row_index", "code", "rejected")
-            _insert(db, row_codes, [dict(zip(names, (*key, rejected), strict=True)) for key, rejected in said.items()])
-            _insert(
+            insert_rows(
+                db, row_codes, [dict(zip(names, (*key, rejected), strict=True)) for key, rejected in said.items()]
+            )
+            insert_rows(
                 db,
                 jobs,
                 [
@@ -341,13 +337,13 @@ class Ledger:
                 ],
             )
             halves = [_columns(child, account) | {"parent": e.batch.id} for e in endings for child in e.children]
-            _insert(db, batches, halves)
+            insert_rows(db, batches, halves)
 
     def split(self, batch: Batch, children: Sequence[Batch], *, account: str) -> None:
         """Hands the rows of a batch that waits on to others, without a call."""
         with self.transaction() as db:
             db.execute(sa.update(batches).where(batches.c.id == batch.id).values(state=BatchState.SPLIT))
-            _insert(db, batches, [_columns(child, account) | {"parent": batch.id} for child in children])
+            insert_rows(db, batches, [_columns(child, account) | {"parent": batch.id} for child in children])
 
     def reject(self, batch: Batch, code: str) -> None:
         """Blames a single row for a rejection that was noted before without a verdict."""
@@ -488,7 +484,8 @@ def batch_id(run: str, plan: int, ordinal: str, sha256: str) -> str:
     return hashlib.sha256(f"{run}|{plan}|{ordinal}|{sha256}".encode()).hexdigest()[:20]
 
 
-def _insert(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+def insert_rows(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds rows to a table; none is no statement."""
     if rows:
         db.execute(sa.insert(table), rows)
 

@@ -19,6 +19,8 @@ from etl.transform.profiles import build_profiles
 from etl.transform.purchases import RECEIPT, Purchases, summarise_purchases
 
 FOLDER = "private/transformed"
+# Where quarantined CRM rows stand: those that broke a rule, and those with a newer version among them.
+QUARANTINES = (f"{validate.FOLDER}/crm/quarantine", f"{FOLDER}/quarantine")
 NEWER_QUARANTINED = "newer_version_quarantined"
 _SAMPLE_ROWS = 1_000
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ from etl.emulator.adobe import DEMO_CLIENT
 from etl.emulator.app import create_app
 from etl.emulator.batch import DEMO_PROJECT
 from etl.emulator.server import start
-from etl.ledger import Ledger
 from etl.model import Batch, RunReport
-from etl.run import Options, RunContext
+from etl.run import Options
 from etl.settings import Connection, Settings
 from etl.syncs import Sync
 from etl.transform import step as transform
+from virtual_time import Clock, VirtualRun
 
 SECRET = "canary-secret-0123456789"
 MONDAY = date(2026, 3, 2)
@@ -167,31 +166,6 @@ STANDS = (
 # --- an account there -------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Clock:
-    """Seconds since the epoch; they pass only when somebody sleeps."""
-
-    now: float = 1_772_438_400.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuickRun(RunContext):
-    """A run whose sleeps take no time."""
-
-    clock: Clock
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        return Ledger(self.settings.ledger, clock=self.clock)
-
-    def sleep(self, seconds: float) -> bool:
-        self.clock.now += seconds
-        return not self.stop.is_set()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """What pack has made of profiles: the batches and their payloads, the rows of them, and the rows that stay."""
@@ -202,7 +176,7 @@ class Staged:
     records: pl.DataFrame
 
 
-def _joined(ctx: QuickRun, folder: str, empty: Any) -> pl.DataFrame:
+def _joined(ctx: VirtualRun, folder: str, empty: Any) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=empty), *parts.frames(ctx.place, folder)], how="diagonal_relaxed")
 
 
@@ -215,7 +189,7 @@ class Account:
     clock: Clock
     root: Path
     session: requests.Session
-    made: list[QuickRun] = field(default_factory=list)
+    made: list[VirtualRun] = field(default_factory=list)
 
     def connection(self, *, password: str = SECRET, **extra: Any) -> Connection:
         known = self.stand.connection
@@ -228,9 +202,9 @@ class Account:
         with Client(timeout_s=20 if patient else 0.3) as client:
             yield destinations.connect(self.stand.endpoint, self.connection(password=password), client)
 
-    def context(self, **limits: Any) -> QuickRun:
+    def context(self, **limits: Any) -> VirtualRun:
         """A new run of the one day that there is."""
-        ctx = QuickRun(
+        ctx = VirtualRun(
             sync=Sync(name="stand", destination=self.stand.endpoint, connection="a_stand"),
             day=MONDAY,
             destination=self.stand.endpoint,

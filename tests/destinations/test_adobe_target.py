@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import contracts
 from etl.client import Answer, Client
 from etl.destinations.adobe_target import AdobeBulk, AdobeSingle
 from etl.destinations.base import AwaitsCompletion, Destination
@@ -21,6 +20,8 @@ from etl.errors import ConfigError, OutcomeUnknown, Redirected, Refused, Rejecte
 from etl.limits import documented
 from etl.model import BatchStatus, JobState, Receipt
 from etl.settings import Connection
+from sample_profiles import FULL as COMPLETE
+from sample_profiles import profiles_of
 
 GOLDEN = Path(__file__).parent / "golden"
 HOST = "https://acme.tt.omtrdc.net"
@@ -70,14 +71,8 @@ def _single(client: Client | None = None, **parts: object) -> AdobeSingle:
 BOTH = pytest.mark.parametrize("connect", [_bulk, _single])
 
 
-def _profiles(*profiles: dict[str, object]) -> pl.DataFrame:
-    types = {name: column.dtype.type for name, column in contracts.Profiles.to_schema().columns.items()}
-    rows = [{"row": n, "customer_id": f"C{n}", "email": f"c{n}@example.org", **p} for n, p in enumerate(profiles)]
-    return pl.DataFrame([dict.fromkeys(types) | row for row in rows], schema=types)
-
-
 def _render(endpoint: Destination, *profiles: dict[str, object]) -> pl.DataFrame:
-    return endpoint.render(_profiles(*profiles).lazy()).collect()
+    return endpoint.render(profiles_of(*profiles).lazy()).collect()
 
 
 def _sent(endpoint: Destination, *profiles: dict[str, object]) -> list[bytes]:
@@ -90,31 +85,10 @@ def _reasons(endpoint: Destination, *profiles: dict[str, object]) -> list[str | 
     return _render(endpoint, *profiles)["reason"].to_list()
 
 
-FULL = {
-    "customer_id": "C-1001",
-    "email": "ana@example.org",
-    "phone": "+33639980001",
+FULL = COMPLETE | {
     "first_name": "Ána",
     "last_name": "O'Neil",
-    "birthday": "1986-01-17",
-    "language": "fr",
-    "country": "FR",
-    "registered_at": "2024-02-03T10:00:00Z",
-    "subscribed_at": "2026-11-20T09:30:00.120Z",
-    "email_opt_in": True,
-    "sms_opt_in": False,
-    "consent": "privacyPolicy",
     "tags": ["vip", "a,b", "c&d=e"],
-    "subscriptions": ["weekly"],
-    "loyalty_tier": "gold",
-    "city": "Saint-Étienne",
-    "latitude": 45.0,
-    "longitude": -4.83,
-    "avatar_url": "https://img.example.org/a.png?x=1&y=é",
-    "updated_at": "2026-11-20T10:00:00Z",
-    "orders_30d": 3,
-    "spend_30d": 120.5,
-    "last_purchase_at": "2026-11-19T10:00:00Z",
     "last_store": "S 01",
     "favourite_category": "books + 100% more",
 }

@@ -3,16 +3,15 @@
 import json
 from pathlib import Path
 
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import contracts
 from etl.client import Answer, Client
 from etl.destinations import choose, connect
 from etl.errors import ConfigError, OutcomeUnknown, Refused, Rejected, Throttled
 from etl.settings import Connection
+from sample_profiles import FULL, profiles_of
 
 GOLDEN = Path(__file__).parent / "golden"
 ENDPOINTS = ("batch_update", "batch_mass_update")
@@ -27,40 +26,6 @@ def _endpoint(name: str = "batch_update", **extra: object):
     return connect(name, _connection(**extra), Client(timeout_s=5))
 
 
-def _profiles(*profiles: dict[str, object]) -> pl.DataFrame:
-    types = {name: column.dtype.type for name, column in contracts.Profiles.to_schema().columns.items()}
-    rows = [{"row": n, "customer_id": f"C{n}", "email": f"c{n}@example.org", **p} for n, p in enumerate(profiles)]
-    return pl.DataFrame([dict.fromkeys(types) | row for row in rows], schema=types)
-
-
-FULL = {
-    "customer_id": "C-1001",
-    "email": "ana@example.org",
-    "phone": "+33639980001",
-    "first_name": 'Ána "Q" \\ O\'Neil',
-    "last_name": "李\u200d🙂",
-    "birthday": "1986-01-17",
-    "language": "fr",
-    "country": "FR",
-    "registered_at": "2024-02-03T10:00:00Z",
-    "subscribed_at": "2026-11-20T09:30:00.120Z",
-    "email_opt_in": True,
-    "sms_opt_in": False,
-    "consent": "privacyPolicy",
-    "tags": ["vip", "a,b", 'c"d'],
-    "subscriptions": ["weekly"],
-    "loyalty_tier": "gold",
-    "city": "Saint-Étienne",
-    "latitude": 45.0,
-    "longitude": -4.83,
-    "avatar_url": "https://img.example.org/a.png?x=1&y=é",
-    "updated_at": "2026-11-20T10:00:00Z",
-    "orders_30d": 3,
-    "spend_30d": 120.5,
-    "last_purchase_at": "2026-11-19T10:00:00Z",
-    "last_store": "S01",
-    "favourite_category": "books & more",
-}
 SPARSE = {"customer_id": "00359881", "email": None, "phone": "+33639980002", "email_opt_in": False, "spend_30d": 0.0}
 
 
@@ -68,7 +33,7 @@ SPARSE = {"customer_id": "00359881", "email": None, "phone": "+33639980002", "em
 def test_the_bytes_of_a_call_are_the_golden_ones(name):
     """Every field of the spec's table, in its order; what has no value is left out; dates and URLs have typed keys."""
     endpoint = _endpoint(name)
-    records = endpoint.render(_profiles(FULL, SPARSE).lazy()).collect()["record"]
+    records = endpoint.render(profiles_of(FULL, SPARSE).lazy()).collect()["record"]
     payload = endpoint.envelope.frame([record.encode() for record in records])
     assert payload == (GOLDEN / "batch.json").read_bytes().rstrip(b"\n")
     assert json.loads(payload)[1]["attributes"] == {
@@ -80,7 +45,7 @@ def test_the_bytes_of_a_call_are_the_golden_ones(name):
 
 def test_numbers_keep_their_type():
     """A whole float keeps its point, an integer has none."""
-    record = _endpoint().render(_profiles(FULL).lazy()).collect()["record"][0]
+    record = _endpoint().render(profiles_of(FULL).lazy()).collect()["record"][0]
     assert '"latitude":45.0,' in record
     assert '"orders_30d":3,' in record
 
@@ -92,7 +57,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30
 def test_any_text_survives_the_way_into_json(tags, name, latitude, orders):
     """What a JSON reader finds is what the profile held, for every character there is."""
     profile = {"tags": tags, "first_name": name, "latitude": latitude, "orders_30d": orders, "customer_id": name}
-    record = _endpoint().render(_profiles(profile).lazy()).collect()["record"][0]
+    record = _endpoint().render(profiles_of(profile).lazy()).collect()["record"][0]
     read = json.loads(record)
     assert read["identifiers"] == {"custom_id": name}
     for key in ("tags", "first_name", "latitude", "orders_30d"):
@@ -101,7 +66,7 @@ def test_any_text_survives_the_way_into_json(tags, name, latitude, orders):
 
 def test_a_profile_that_no_call_can_hold_is_unsendable():
     """Measured in encoded bytes, with the array's brackets."""
-    profiles = _profiles({"city": "é" * 100}, {"city": "e" * 10})
+    profiles = profiles_of({"city": "é" * 100}, {"city": "e" * 10})
     size = len(_endpoint().render(profiles.lazy()).collect()["record"][0].encode())
     fits = _endpoint(limits={"batch_update": {"bytes_per_call": size + 2}})
     assert fits.render(profiles.lazy()).collect()["reason"].to_list() == [None, None]

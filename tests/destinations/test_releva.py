@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import contracts
 from etl.client import Answer, Client
 from etl.destinations.releva import Releva
 from etl.errors import ConfigError, OutcomeUnknown, Refused, Rejected, Throttled
 from etl.settings import Connection
+from sample_profiles import FULL, profiles_of
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -29,14 +29,8 @@ def _endpoint(client: Client | None = None, **limits: object) -> Releva:
     return Releva.connect("releva", connection, client or Client(timeout_s=5))
 
 
-def _profiles(*profiles: dict[str, object]) -> pl.DataFrame:
-    types = {name: column.dtype.type for name, column in contracts.Profiles.to_schema().columns.items()}
-    rows = [{"row": n, "customer_id": f"C{n}", "email": f"c{n}@example.org", **p} for n, p in enumerate(profiles)]
-    return pl.DataFrame([dict.fromkeys(types) | row for row in rows], schema=types)
-
-
 def _rendered(*profiles: dict[str, object]) -> pl.DataFrame:
-    return _endpoint().render(_profiles(*profiles).lazy()).collect()
+    return _endpoint().render(profiles_of(*profiles).lazy()).collect()
 
 
 def _finished(rendered: pl.DataFrame, *known: int | None) -> list[str]:
@@ -51,34 +45,6 @@ def _sent(profile: dict[str, object], before: dict[str, object] | None = None) -
     return json.loads(text)
 
 
-FULL = {
-    "customer_id": "C-1001",
-    "email": "ana@example.org",
-    "phone": "+33639980001",
-    "first_name": 'Ána "Q" \\ O\'Neil',
-    "last_name": "李\u200d🙂",
-    "birthday": "1986-01-17",
-    "language": "fr",
-    "country": "FR",
-    "registered_at": "2024-02-03T10:00:00Z",
-    "subscribed_at": "2026-11-20T09:30:00.120Z",
-    "email_opt_in": True,
-    "sms_opt_in": False,
-    "consent": "privacyPolicy",
-    "tags": ["vip", "a,b", 'c"d'],
-    "subscriptions": ["weekly"],
-    "loyalty_tier": "gold",
-    "city": "Saint-Étienne",
-    "latitude": 45.0,
-    "longitude": -4.83,
-    "avatar_url": "https://img.example.org/a.png?x=1&y=é",
-    "updated_at": "2026-11-20T10:00:00Z",
-    "orders_30d": 3,
-    "spend_30d": 120.5,
-    "last_purchase_at": "2026-11-19T10:00:00Z",
-    "last_store": "S01",
-    "favourite_category": "books & more",
-}
 SPARSE = {"customer_id": "00359881", "email": None, "phone": "+33639980002"}
 OPTED_OUT = {**FULL, "customer_id": "C-1003", "email": "eva@example.net", "email_opt_in": False}
 
@@ -184,7 +150,7 @@ def test_the_memory_of_a_subscription_is_the_same_on_every_machine(profile, expe
 
 def test_a_profile_that_no_call_can_hold_is_unsendable():
     """Measured in encoded bytes as they are sent, with the longer word of the two and what stands around a call."""
-    profiles = _profiles({"city": "é" * 100}, {"city": "e" * 10})
+    profiles = profiles_of({"city": "é" * 100}, {"city": "e" * 10})
     [finished, _] = _finished(_endpoint().render(profiles.lazy()).collect())
     size = len(_endpoint().envelope.frame([finished.encode()]))
     assert finished.endswith("false}")
