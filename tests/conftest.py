@@ -10,11 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +247,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, wait_for_port: Callable[[
     somebody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
     folder = Path(tmp_path_factory.mktemp("postgres").resolve())
     if somebody:
-        for parent in (folder, folder.parent, folder.parent.parent):
+        for parent in (folder, *takewhile(Path(tempfile.gettempdir()).resolve().__ne__, folder.parents)):
             parent.chmod(0o755)
         os.chown(folder, 65534, 65534)
     with socket.socket() as free:
