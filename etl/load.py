@@ -26,8 +26,8 @@ from etl.errors import Busy, DeliveryError, EtlError, NotSent, Throttled
 from etl.ledger import LEASE_S, Ending, LostLeaseError, QuotaSpentError, batch_id, submissions_since
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
 from etl.pacing import Allowance, Pacer, Reservation
-from etl.pack import batches, manifest
-from etl.plan import replan
+from etl.pack import batches, current_plan, manifest, stage
+from etl.plan import figures
 from etl.policy import Budget, judge, outcome_of, throttle_pause
 from etl.run import RunContext
 from etl.state import absorb, load_state
@@ -54,14 +54,20 @@ def load(ctx: RunContext) -> dict[str, Any]:
         poll_due(ctx)
         generation = absorb(ctx.work, ledger, account, fence=fence, besides=ctx.name)
         own = ledger.batches(ctx.name)
-        is_through = bool(own) and all(batch.state.is_settled for batch in own)
-        if ctx.result("pack")["generation"] != generation and not is_through:
-            replan(ctx)
-        refused = ctx.result("plan")["refused"]
-        staged = manifest(ctx, ctx.result("pack")["plan"])
-        ledger.adopt_plan(ctx.name, plan=staged.plan, account=account, planned=batches(ctx, staged))
-        if refused:
-            return _stopped(refused)
+        staged = current_plan(ctx)
+        # What stands as under way in another run has to be looked at again.
+        is_waiting = Bucket.PROCESSING in staged.kept
+        is_through = bool(own) and not is_waiting and all(batch.state.is_settled for batch in own)
+        if staged.generation != generation and not is_through:
+            # The account has accepted something since. The fence makes a number that no other process gives.
+            staged = manifest(ctx, stage(ctx, plan=fence + 1)["plan"])
+        ledger.adopt_plan(ctx.name, plan=staged.plan, account=account, fence=fence, planned=batches(ctx, staged))
+        planned = ctx.result("plan")
+        if planned["plan"] != staged.plan:
+            planned = figures(ctx, staged)
+            ctx.place.write_json("plan.json", planned)
+        if planned["refused"]:
+            return _stopped(planned["refused"])
         waiting = [b for b in ledger.batches(ctx.name) if not b.state.is_settled]
         if is_through:
             return _stopped(None)
@@ -71,7 +77,7 @@ def load(ctx: RunContext) -> dict[str, Any]:
                 ended = _Sender(ctx, connect(endpoint, ctx.connection, client), fence, calls=len(again)).run(again)
                 if ended["stopped"]:
                     return ended
-            if _is_in_the_way(ctx, waiting):
+            if _is_in_the_way(ctx, waiting, is_waiting=Bucket.PROCESSING in staged.kept):
                 return _stopped(AWAITING, until_next_poll(ctx))
             destination = connect(staged.endpoint, ctx.connection, client)
             return _Sender(ctx, destination, fence, calls=staged.calls.height, rows=staged.rows).run(waiting)
@@ -105,14 +111,14 @@ def _left_in_doubt(ctx: RunContext, waiting: Sequence[Batch]) -> list[Batch]:
     return found
 
 
-def _is_in_the_way(ctx: RunContext, batches: Sequence[Batch]) -> bool:
+def _is_in_the_way(ctx: RunContext, batches: Sequence[Batch], *, is_waiting: bool) -> bool:
     """True when the vendor still works on a profile that an earlier run sent, and this run speaks of it, too.
 
     A vendor that works on two batches at once promises no order, and what the first one comes to decides whether the
     second one is needed at all.
     """
     others = [job for job in open_in_time(ctx) if job.run != ctx.name]
-    if not others or ctx.result("pack")["kept"].get(Bucket.PROCESSING, 0):
+    if not others or is_waiting:
         return bool(others)
     mine = rows_of(ctx.work, ctx.name, batches)["key"].hash()
     for job in others:

@@ -10,8 +10,9 @@ when the account has moved on.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -38,7 +39,7 @@ from etl.transform import step as transform
 
 RECORDS = "private/records"
 IDENTITY_SHARED = "identity_shared"
-_CALLS_FILE = "calls.arrow"
+_CALLS_FILE, _SUMMARY = "calls.arrow", "manifest.json"
 _CALLS = {"sha256": pl.String, "offset": pl.Int64, "size": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
 _JUDGED = ["row", "key", "fingerprint", "reason"]
 _UNIQUE = ("customer_id",)
@@ -60,6 +61,7 @@ class Manifest:
     why: str
     rows: int
     bytes: int
+    kept: Mapping[str, int]
     calls: pl.DataFrame
 
 
@@ -69,7 +71,7 @@ def render(ctx: RunContext) -> dict[str, Any]:
     Where the vendor knows people by something that several customers share, one of them is sent for all.
     """
     counts = {"records": 0, "unsendable": 0}
-    with ctx.client() as client, ctx.place.staged(RECORDS) as folder:
+    with ctx.client() as client, ctx.place.staged(RECORDS, first_wins=True) as folder:
         folder.mkdir()
         endpoint = connect_all(ctx.destination, ctx.connection, client)[0]
         shared = None
@@ -94,7 +96,10 @@ def _records(endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame
 
 
 def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
-    """Makes a plan from the records and the account's state; returns what `manifest` reads back."""
+    """Makes a plan from the records and the account's state; returns what `manifest` reads back.
+
+    A plan of that number that is there already stays: another process of the run may be sending it.
+    """
     account = ctx.connection.account
     generation = ctx.ledger.account(account).generation
     state = load_state(ctx.work, ctx.ledger, account)
@@ -105,24 +110,31 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
         decided = partial(_decided, ctx, state, settled, isinstance(endpoints[0], AwaitsCompletion))
         chosen = _choose(ctx, client, endpoints, decided, limit)
     folder = plan_folder(ctx.name, plan)
-    with ctx.work.staged(folder) as path:
+    with ctx.work.staged(folder, first_wins=True) as path:
         path.mkdir()
         writer = _Stage(ctx=ctx, path=path, endpoint=chosen.endpoint, room=_room(ctx, chosen, limit))
         for number, part in decided(None):
             writer.add(number, part)
         writer.finish()
-    summary = {
-        "plan": plan,
-        "generation": generation,
-        "endpoint": chosen.endpoint.name,
-        "why": chosen.why,
-        "calls": len(writer.calls),
-        "rows": writer.taken,
-        "bytes": writer.offset - len(writer.calls),
-        "kept": writer.kept,
-    }
-    ctx.work.write_json(f"{folder}/manifest.json", summary)
-    return summary
+        summary = {
+            "plan": plan,
+            "generation": generation,
+            "endpoint": chosen.endpoint.name,
+            "why": chosen.why,
+            "calls": len(writer.calls),
+            "rows": writer.taken,
+            "bytes": writer.offset - len(writer.calls),
+            "kept": writer.kept,
+        }
+        (path / _SUMMARY).write_text(json.dumps(summary))
+    first: dict[str, Any] = ctx.work.read_json(f"{folder}/{_SUMMARY}") or summary
+    return first
+
+
+def current_plan(ctx: RunContext) -> Manifest:
+    """The plan whose batches count: the one in the ledger, or the first one that was made."""
+    run = ctx.ledger.run(ctx.name)
+    return manifest(ctx, run.plan if run is not None and run.plan else ctx.result("pack")["plan"])
 
 
 _Decisions = Callable[[list[str] | None], Iterator[tuple[int, pl.DataFrame]]]
@@ -160,8 +172,8 @@ def _finished(endpoint: Destination, wanted: pl.DataFrame) -> pl.Series:
 def manifest(ctx: RunContext, plan: int) -> Manifest:
     """A staged plan, read back."""
     folder = plan_folder(ctx.name, plan)
-    value = ctx.work.read_json(f"{folder}/manifest.json") or {}
-    names = ("plan", "generation", "endpoint", "why", "rows", "bytes")
+    value = ctx.work.read_json(f"{folder}/{_SUMMARY}") or {}
+    names = ("plan", "generation", "endpoint", "why", "rows", "bytes", "kept")
     calls = pl.read_ipc(ctx.work.fetch(f"{folder}/{_CALLS_FILE}"))
     return Manifest(calls=calls, **{name: value[name] for name in names})
 

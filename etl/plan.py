@@ -9,7 +9,7 @@ from typing import Any
 from etl.destinations import connect
 from etl.model import Bucket
 from etl.pacing import Allowance, Pace, reserve, stored_pace
-from etl.pack import Manifest, manifest, stage
+from etl.pack import Manifest, current_plan
 from etl.run import RunContext
 
 VOLUME = "volume_unusual"
@@ -19,9 +19,12 @@ _GATE_LOW, _GATE_HIGH = 0.5, 3.0
 
 
 def plan(ctx: RunContext) -> dict[str, Any]:
-    """The plan in figures. `refused` is a code when nothing may be sent, with `refused_why` for people."""
-    packed = ctx.result("pack")
-    staged = manifest(ctx, packed["plan"])
+    """The run's plan in figures."""
+    return figures(ctx, current_plan(ctx))
+
+
+def figures(ctx: RunContext, staged: Manifest) -> dict[str, Any]:
+    """A plan in figures. `refused` is a code when nothing may be sent, with `refused_why` for people."""
     account, endpoint = ctx.connection.account, staged.endpoint
     with ctx.client() as client:
         limits = connect(endpoint, ctx.connection, client).limits
@@ -43,30 +46,24 @@ def plan(ctx: RunContext) -> dict[str, Any]:
             "used_before": used,
             "used_after": used + staged.rows,
         },
-        "deferred": packed["kept"].get(Bucket.DEFERRED, 0),
+        "deferred": staged.kept.get(Bucket.DEFERRED, 0),
         **_gate(ctx, staged),
     }
 
 
-def replan(ctx: RunContext) -> None:
-    """Makes the plan anew, because the account has accepted something since it was made."""
-    ctx.place.write_json("pack.json", stage(ctx, plan=ctx.result("pack")["plan"] + 1))
-    ctx.place.write_json("plan.json", plan(ctx))
-
-
-def as_text(figures: dict[str, Any]) -> str:
+def as_text(planned: dict[str, Any]) -> str:
     """The plan for people."""
-    quota = figures["quota"]
+    quota = planned["quota"]
     limit = "no quota" if quota["limit"] is None else f"of {quota['ours']:,} that are ours of {quota['limit']:,}"
     lines = [
-        f"endpoint  {figures['endpoint']}: {figures['why']}",
-        f"calls     {figures['calls']:,}",
-        f"rows      {figures['rows']:,}" + (f" (deferred: {figures['deferred']:,})" if figures["deferred"] else ""),
-        f"bytes     {figures['bytes']:,}",
-        f"time      {figures['seconds'] / 60:.1f} minutes at the allowed rate ({figures['seconds']:.1f} s)",
+        f"endpoint  {planned['endpoint']}: {planned['why']}",
+        f"calls     {planned['calls']:,}",
+        f"rows      {planned['rows']:,}" + (f" (deferred: {planned['deferred']:,})" if planned["deferred"] else ""),
+        f"bytes     {planned['bytes']:,}",
+        f"time      {planned['seconds'] / 60:.1f} minutes at the allowed rate ({planned['seconds']:.1f} s)",
         f"quota     {quota['used_before']:,} rows used before, {quota['used_after']:,} after, {limit}",
     ]
-    return "\n".join([*lines, f"REFUSED   {figures['refused_why']}"] if figures["refused"] else lines)
+    return "\n".join([*lines, f"REFUSED   {planned['refused_why']}"] if planned["refused"] else lines)
 
 
 def seconds(calls: Iterable[int], allowance: Allowance, pace: Pace, now: float) -> float:

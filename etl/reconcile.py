@@ -15,6 +15,7 @@ from etl import parts, validate
 from etl.ends import UNIDENTIFIED, batch_rows, plan_folder, row_ends, share
 from etl.ledger import codes_of, counts_of
 from etl.model import AttemptOutcome, BatchState, Bucket
+from etl.pack import current_plan
 from etl.run import RunContext
 from etl.state import absorb, load_state
 from etl.transform.step import FOLDER as TRANSFORMED
@@ -32,7 +33,7 @@ _EXPLAINED = (Bucket.NOT_SENT, Bucket.UNKNOWN, Bucket.PROCESSING, Bucket.UNREPOR
 
 def reconcile(ctx: RunContext) -> dict[str, Any]:
     """Counts the rows of each bucket and the reasons; `balanced` says whether every row has exactly one end."""
-    plan = ctx.result("pack")["plan"]
+    plan = current_plan(ctx).plan
     account = ctx.connection.account
     with ctx.lease() as fence:
         absorb(ctx.work, ctx.ledger, account, fence=fence, seen=_seen(ctx, plan))

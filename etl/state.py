@@ -64,7 +64,8 @@ def absorb(
         for number, part in enumerate(updated(_parts(work, now.state_path), latest)):
             part.write_parquet(folder / f"part-{number:05d}.parquet")
     ledger.commit_state(account, fence=fence, generation=generation, state_path=path, absorbed=batches)
-    for old in work.names(f"{FOLDER}/{account}")[:-2]:  # a pack elsewhere may be reading the one before
+    generations = [name for name in work.names(f"{FOLDER}/{account}") if not name.startswith(".")]
+    for old in generations[:-2]:  # a pack elsewhere may be reading the one before
         work.remove(f"{FOLDER}/{account}/{old}")
     return generation
 

@@ -8,6 +8,7 @@ file appears whole or not at all, a folder file by file: what tells that it is c
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import json
 import os
@@ -113,16 +114,16 @@ class Place:
             self.path(name).unlink(missing_ok=True)
 
     @contextmanager
-    def staged(self, name: str) -> Iterator[Path]:
+    def staged(self, name: str, *, first_wins: bool = False) -> Iterator[Path]:
         """A temporary path; what stands there when the block ends takes the name at once, synced to disk.
 
-        The block may write a file or make a folder. A file or folder that had the name is replaced. On an exception
-        nothing changes.
+        The block may write a file or make a folder. A file or folder that had the name is replaced; if `first_wins`, a
+        local folder stays as it is, because somebody else may have begun to use it. On an exception nothing changes.
         """
         with self.bench(str(Path(name).parent)) as folder:
             temporary = folder / Path(name).name
             yield temporary
-            self.publish(temporary, name)
+            self.publish(temporary, name, first_wins=first_wins)
 
     @contextmanager
     def bench(self, name: str) -> Iterator[Path]:
@@ -135,16 +136,20 @@ class Place:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, temporary: Path, name: str) -> None:
+    def publish(self, temporary: Path, name: str, *, first_wins: bool = False) -> None:
         """Moves a file or folder from a bench to its name: synced first, then visible at once and whole."""
         if not self.is_local:
             self._upload(temporary, name)
             return
         target = self.path(name)
         _harden(temporary, private=PRIVATE in target.parts)
-        if target.is_dir():
+        if target.is_dir() and not first_wins:
             target.rename(temporary.with_name(f"{temporary.name}.replaced"))
-        temporary.replace(target)
+        try:
+            temporary.replace(target)
+        except OSError as error:
+            if not first_wins or error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
         _sync(target.parent)
 
     @contextmanager

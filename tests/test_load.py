@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 
-from etl import pipeline, report
+from etl import pack, pipeline, report
 from etl.calls import Calls
 from etl.client import Client
 from etl.emulator.server import start
@@ -305,6 +305,38 @@ def test_what_was_left_in_doubt_is_superseded_when_something_newer_got_through(s
     earlier = report.read_report(first.place)
     assert (ends(earlier), earlier.exit_code) == ({"superseded": 10}, 0)
     assert ends(small_calls.run()) == {"superseded": 10}
+
+
+def test_a_plan_that_another_process_of_the_run_may_be_sending_stays(small_calls):
+    """A worker that Airflow gave up too early makes the plan once more, and touches nothing of its successor's."""
+    small_calls.land(20)
+    ctx = small_calls.context()
+    pipeline.begin(ctx)
+    made = pipeline.prepare(ctx)
+    small_calls.run()
+    assert pack.stage(ctx, plan=1)["rows"] == made["rows"] == 20
+    assert ends(pipeline.deliver(ctx)) == {"unchanged": 20}
+
+
+def test_rows_that_another_run_has_under_way_are_looked_at_again(install, emulator):
+    """A run whose other rows are settled does not stay unfinished because of what it saw at its first plan."""
+    bulk = install(
+        emulator.url,
+        destination="adobe_target_bulk",
+        extra={"limits": {"adobe_target_bulk": {"rows_per_call": 5}}},
+    )
+    bulk.land(10)
+    emulator.faults({"job": "incomplete", "path": "/batchStatus"}, {"status": 401, "path": "/batchUpdate", "every": 2})
+    one, other = (bulk.context(run_id=f"cli-{name}", wait=False) for name in ("one", "other"))
+    assert ends(pipeline.run(one)) == {"processing": 5, "not_sent": 5}
+    assert ends(pipeline.run(other)) == {"processing": 5, "not_sent": 5}
+    assert ends(pipeline.run(one)) == ends(pipeline.run(other)) == {"processing": 10}
+    emulator.heal()
+    for _ in range(3):
+        bulk.clock.now += 600
+        ended = pipeline.run(one)
+    assert ends(ended) == {"confirmed": 10}
+    assert ends(pipeline.run(other)) == {"unchanged": 10}
 
 
 def test_a_call_that_could_not_leave_at_once_does_not_leave(small_calls, emulator):

@@ -10,7 +10,8 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 
 from sqlalchemy.exc import OperationalError
 
@@ -18,11 +19,37 @@ from etl.errors import Busy
 from etl.ledger.store import Ledger, LostLeaseError
 
 LEASE_S = 60.0
+# Does something every so many seconds while a block runs, until it returns False.
+Beat = Callable[[Callable[[], bool], float], AbstractContextManager[None]]
+
+
+@contextmanager
+def beating(action: Callable[[], bool], seconds: float) -> Iterator[None]:
+    """A beat in a thread of its own."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(seconds) and action():
+            pass
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextmanager
 def lease(
-    ledger: Ledger, account: str, *, patience_s: float, sleep: Callable[[float], bool], lease_s: float = LEASE_S
+    ledger: Ledger,
+    account: str,
+    *,
+    patience_s: float,
+    sleep: Callable[[float], bool],
+    beat: Beat = beating,
+    lease_s: float = LEASE_S,
 ) -> Iterator[int]:
     """Holds an account; gives the fence that every write of an intent has to show.
 
@@ -33,14 +60,10 @@ def lease(
     while (fence := _take(ledger, account, me, lease_s)) is None:
         if ledger.now() >= deadline or not sleep(min(1.0, lease_s / 10)):
             raise Busy("another run of this vendor account is sending; this one waits for it", wait=lease_s / 2)
-    done = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(ledger, account, fence, lease_s, done), daemon=True)
-    keeper.start()
     try:
-        yield fence
+        with beat(partial(_keep, ledger, account, fence, lease_s), lease_s / 3):
+            yield fence
     finally:
-        done.set()
-        keeper.join()
         ledger.drop_lease(account, fence=fence)
 
 
@@ -50,14 +73,14 @@ def _take(ledger: Ledger, account: str, me: str, lease_s: float) -> int | None:
     return ledger.take_lease(account, holder=me, until=ledger.now() + lease_s, is_dead=dead)
 
 
-def _keep(ledger: Ledger, account: str, fence: int, lease_s: float, done: threading.Event) -> None:
-    while not done.wait(lease_s / 3):
+def _keep(ledger: Ledger, account: str, fence: int, lease_s: float) -> bool:
+    """Holds the lease for longer; False when it is somebody else's, and the next intent of this process is refused."""
+    with suppress(OperationalError):  # the database is out of reach or busy; the lease lasts for another try
         try:
             ledger.renew_lease(account, fence=fence, until=ledger.now() + lease_s)
         except LostLeaseError:
-            return  # the next intent of this process is refused
-        except OperationalError:
-            continue  # the database is out of reach or busy; the lease lasts for another try
+            return False
+    return True
 
 
 def _is_dead(holder: str) -> bool:

@@ -207,10 +207,14 @@ class Ledger:
 
     # Plans and batches
 
-    def adopt_plan(self, run: str, *, plan: int, account: str, planned: Iterable[Batch]) -> None:
-        """Makes the batches of a plan the run's batches; those of an earlier plan that are not settled are replaced."""
+    def adopt_plan(self, run: str, *, plan: int, account: str, fence: int, planned: Iterable[Batch]) -> None:
+        """Makes the batches of a plan the run's batches; those of an earlier plan that are not settled are replaced.
+
+        A plan with a lower number than the run's is left alone. Raises LostLeaseError when another holder has the account.
+        """
         rows = [_columns(batch, account) for batch in planned]
         with self.transaction() as db:
+            self._check_fence(db, account, fence)
             current = db.execute(sa.select(runs.c.plan).where(runs.c.run == run).with_for_update()).scalar_one()
             if current >= plan:
                 return

@@ -63,9 +63,9 @@ def sending(ledger: Ledger, batch):
 
     def make(*batches: Batch, run: str = "r1", plan: int = 1) -> int:
         ledger.open_run(_run(run))
-        ledger.adopt_plan(run, plan=plan, account=ACCOUNT, planned=batches or [batch()])
         fence = ledger.take_lease(ACCOUNT, holder=f"elsewhere:1:{run}", until=ledger.now() + 60, is_dead={})
         assert fence is not None
+        ledger.adopt_plan(run, plan=plan, account=ACCOUNT, fence=fence, planned=batches or [batch()])
         return fence
 
     return make

@@ -141,23 +141,31 @@ def test_a_new_plan_replaces_what_is_not_settled(ledger, sending, intend, batch,
     fence = sending(batch("b1"), batch("b2", ordinal=1))
     n = intend(batch("b1"), fence)
     ledger.settle(Ending(batch=batch("b1"), n=n, outcome=AttemptOutcome.ACCEPTED, state=BatchState.ACCEPTED))
-    ledger.adopt_plan("r1", plan=2, account=account, planned=[batch("c1", plan=2)])
-    ledger.adopt_plan("r1", plan=1, account=account, planned=[batch("d1")])
+    ledger.adopt_plan("r1", plan=2, account=account, fence=fence, planned=[batch("c1", plan=2)])
+    ledger.adopt_plan("r1", plan=1, account=account, fence=fence, planned=[batch("d1")])
     assert state() == {"b1": BatchState.ACCEPTED, "b2": BatchState.REPLACED, "c1": BatchState.PLANNED}
 
 
 def test_the_same_plan_is_adopted_once(ledger, sending, batch, state, account):
     """A step that runs again finds its batches as they are."""
-    sending()
-    ledger.adopt_plan("r1", plan=1, account=account, planned=[batch()])
+    ledger.adopt_plan("r1", plan=1, account=account, fence=sending(), planned=[batch()])
+    assert list(state()) == ["b1"]
+
+
+def test_only_the_holder_adopts_a_plan(ledger, sending, batch, state, account):
+    """A process that slept through its lease does not take the batches away from the one that has it."""
+    fence = sending()
+    with pytest.raises(LostLeaseError):
+        ledger.adopt_plan("r1", plan=2, account=account, fence=fence - 1, planned=[batch("c1", plan=2)])
     assert list(state()) == ["b1"]
 
 
 def test_a_batch_that_is_in_doubt_and_replaced_is_still_to_be_absorbed(ledger, sending, intend, batch, account):
     """The account may hold its rows: a new plan that is never sent must not hide that."""
-    n = intend(batch(), sending())
+    fence = sending()
+    n = intend(batch(), fence)
     ledger.settle(Ending(batch=batch(), n=n, outcome=AttemptOutcome.UNKNOWN, state=BatchState.UNKNOWN))
-    ledger.adopt_plan("r1", plan=2, account=account, planned=[batch("c1", plan=2)])
+    ledger.adopt_plan("r1", plan=2, account=account, fence=fence, planned=[batch("c1", plan=2)])
     assert [(b.id, b.state) for b in ledger.unabsorbed(account)] == [("b1", BatchState.UNKNOWN)]
 
 

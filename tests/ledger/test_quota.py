@@ -116,8 +116,8 @@ def _send(ledger, now, calls, quota, hours):
         for number, (_, rows, _, _) in enumerate(calls)
     ]  # fmt: skip
     ledger.open_run(Run(run="r", sync="s", day="d", destination="e", run_id="r", account="a", started_at=0))
-    ledger.adopt_plan("r", plan=1, account="a", planned=planned)
     fence = ledger.take_lease("a", holder="h:1:x", until=now[0] + 1e9, is_dead={})
+    ledger.adopt_plan("r", plan=1, account="a", fence=fence, planned=planned)
     for batch, (pause, rows, outcome, late) in zip(planned, calls, strict=True):
         now[0] += pause
         try:
