@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 CUSTOMERS ?= 1000000
 RECEIPTS ?= 3000000
+SCHEDULES ?= 1000000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint airflow bench soak lock clean
@@ -44,6 +45,7 @@ bench: setup ## rows/s, processor time and memory of each step, and how much of 
 
 soak: setup ## the property tests with many more examples, and 10,000,000 customers; takes hours
 	$(BIN)/python -m pytest -m "not airflow" --hypothesis-profile=soak
+	PYTHONPATH=tests/support $(BIN)/python -m simulation --schedules $(SCHEDULES)
 	$(BIN)/python tests/benchmarks/throughput.py --customers 10000000 --receipts 3000000
 
 lock: setup ## resolve requirements.lock anew from pyproject.toml

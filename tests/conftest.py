@@ -189,6 +189,15 @@ class Installation:
         )  # fmt: skip
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows the tables of figures that tests have recorded as `table`."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "table":
+                terminalreporter.section(report.nodeid)
+                terminalreporter.write_line(text)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from greenlet import getcurrent, greenlet
@@ -29,7 +29,7 @@ class Hub:
 
     def __init__(self, seed: int) -> None:
         self.now = MIDNIGHT
-        self.random = Random(seed)
+        self.random = Random(seed)  # noqa: S311  (a schedule, not a secret)
         self.crashes = 0
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
@@ -66,6 +66,7 @@ class Process:
     danger: Callable[[], float]
     alive: bool = True
     frozen_until: float = 0.0
+    is_in_transaction: bool = False  # where nothing of it is visible to others yet, so that it need not give way
     _threads: list[greenlet] = field(default_factory=list)
     _parked: dict[greenlet, Callable[[], None]] = field(default_factory=dict)
 
@@ -113,6 +114,8 @@ class Process:
     def breathe(self) -> None:
         """Gives way for a moment, in which the process may die or stand still."""
         self.check()
+        if self.is_in_transaction:
+            return
         fate = self.hub.random.random()
         if fate < self.danger() / 2:
             self.kill()
@@ -172,7 +175,7 @@ class Calls:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def __enter__(self) -> Calls:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
