@@ -31,6 +31,7 @@ _ENDS = {
     BatchState.PROCESSING: Bucket.PROCESSING,
     BatchState.STUCK: Bucket.STUCK,
     BatchState.UNREPORTED: Bucket.UNREPORTED,
+    BatchState.SUPERSEDED: Bucket.SUPERSEDED,
 }
 
 
@@ -42,6 +43,11 @@ def plan_folder(run: str, plan: int) -> str:
 def references(work: Place, run: str, plan: int) -> pl.LazyFrame:
     """`row`, `key`, `fingerprint`, `memory`, `size` of a plan's records, in the order in which its batches take them."""
     return parts.scan(work, f"{plan_folder(run, plan)}/references", REFERENCES)
+
+
+def batch_rows(work: Place, batch: Batch) -> pl.DataFrame:
+    """The references of one batch."""
+    return references(work, batch.run, batch.plan).slice(batch.first, batch.rows).collect()
 
 
 def rows_of(work: Place, run: str, batches: Iterable[Batch]) -> pl.DataFrame:

@@ -8,33 +8,35 @@ that went wrong is for `etl.policy` to say.
 from __future__ import annotations
 
 import heapq
-import random
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
 from hashlib import sha256
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
-from etl.client import Client
+from etl.calls import Calls
 from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion, Destination
-from etl.ends import plan_folder, references, rows_of
-from etl.errors import Busy, DeliveryError, EtlError, Throttled
-from etl.ledger import Ending, LostLeaseError, QuotaSpentError, batch_id, lease, submissions_since
+from etl.ends import batch_rows, plan_folder, references, rows_of
+from etl.errors import Busy, DeliveryError, EtlError, NotSent, Throttled
+from etl.ledger import LEASE_S, Ending, LostLeaseError, QuotaSpentError, batch_id, submissions_since
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
 from etl.pacing import Allowance, Pacer, Reservation
-from etl.pack import Manifest, batches, manifest
+from etl.pack import batches, manifest
 from etl.plan import replan
 from etl.policy import Budget, judge, outcome_of, throttle_pause
 from etl.run import RunContext
-from etl.state import absorb
+from etl.state import absorb, load_state
 from etl.wait import open_in_time, poll_due, until_next_poll
 
 STOPPED_BY_US = "stopped"
 AWAITING = "awaiting"
-_GATHER_S = 0.005
+# A call leaves at once or not at all: later, somebody else may hold the account, and have sent something newer.
+_LATEST_S = LEASE_S / 2
 # A rejected batch costs quota at every halving; from so many rows on it is first asked whether rows are to blame at all.
 _DOUBTED_ROWS, _REFUSALS = 256, 3
 
@@ -44,10 +46,10 @@ def load(ctx: RunContext) -> dict[str, Any]:
 
     Returns why it `stopped` early, or None, and for how many seconds to `wait` before another try. It stops as
     AWAITING while the vendor works on batches with the same profiles, or on as many as it may be given: whose job ends
-    makes room. Raises Busy when another run of the account holds the lease for longer than the context's patience.
+    makes room. What earlier runs left in doubt comes first. Raises Busy when another run of the account holds the lease for longer than the context's patience.
     """
     account, ledger = ctx.connection.account, ctx.ledger
-    with lease(ledger, account, patience_s=ctx.patience_s, sleep=ctx.sleep) as fence:
+    with ctx.lease() as fence:
         ledger.recover(account, fence)
         poll_due(ctx)
         generation = absorb(ctx.work, ledger, account, fence=fence, besides=ctx.name)
@@ -61,14 +63,46 @@ def load(ctx: RunContext) -> dict[str, Any]:
         if refused:
             return _stopped(refused)
         waiting = [b for b in ledger.batches(ctx.name) if not b.state.is_settled]
-        if not is_through and _is_in_the_way(ctx, waiting):
-            return _stopped(AWAITING, until_next_poll(ctx))
-        with Client(timeout_s=ctx.connection.timeout_s) as client:
-            return _Sender(ctx, connect(staged.endpoint, ctx.connection, client), staged, fence).run(waiting)
+        if is_through:
+            return _stopped(None)
+        with ctx.client() as client:
+            for endpoint, doubtful in groupby(_left_in_doubt(ctx, waiting), key=lambda batch: batch.endpoint):
+                again = list(doubtful)
+                ended = _Sender(ctx, connect(endpoint, ctx.connection, client), fence, calls=len(again)).run(again)
+                if ended["stopped"]:
+                    return ended
+            if _is_in_the_way(ctx, waiting):
+                return _stopped(AWAITING, until_next_poll(ctx))
+            destination = connect(staged.endpoint, ctx.connection, client)
+            return _Sender(ctx, destination, fence, calls=staged.calls.height, rows=staged.rows).run(waiting)
 
 
 def _stopped(why: str | None, wait: float | None = None) -> dict[str, Any]:
     return {"stopped": why, "wait": wait}
+
+
+def _left_in_doubt(ctx: RunContext, waiting: Sequence[Batch]) -> list[Batch]:
+    """Batches of earlier runs that may or may not have arrived, and are to be sent once more before anything newer.
+
+    Only as they were, and only where nothing newer was sent for any of their rows. Where this run speaks of all of them
+    itself, that is what is sent.
+    """
+    doubtful = ctx.ledger.in_doubt(ctx.connection.account, besides=ctx.name)
+    if not doubtful:
+        return []
+    state = load_state(ctx.work, ctx.ledger, ctx.connection.account)
+    mine = rows_of(ctx.work, ctx.name, waiting)["key"]
+    found = []
+    for batch in doubtful:
+        keys = batch_rows(ctx.work, batch)["key"]
+        known = state.find(keys)
+        day = date.fromisoformat(batch.run.split("/")[1])
+        is_last_word = (
+            ((known["outcome"] == Bucket.UNKNOWN.value) & (known["as_of"] <= day)).fill_null(value=False).all()
+        )
+        if is_last_word and not keys.is_in(mine.implode()).all() and ctx.work.exists(batch.file):
+            found.append(batch)
+    return found
 
 
 def _is_in_the_way(ctx: RunContext, batches: Sequence[Batch]) -> bool:
@@ -104,6 +138,7 @@ class _Call:
     n: int
     payload: bytes
     reservation: Reservation
+    intended: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +156,7 @@ _Due = tuple[float, int, int, int, str, Batch]  # the moment from which a batch 
 class _Sender:
     """Keeps calls going: reserves, sleeps, notes the intents, sends, notes the outcomes."""
 
-    def __init__(self, ctx: RunContext, destination: Destination, staged: Manifest, fence: int) -> None:
+    def __init__(self, ctx: RunContext, destination: Destination, fence: int, *, calls: int, rows: int = 0) -> None:
         self._ctx = ctx
         self._ledger = ctx.ledger
         self._account = ctx.connection.account
@@ -136,11 +171,12 @@ class _Sender:
             ctx.ledger, account=self._account, endpoint=destination.name, allowance=allowance, sleep=ctx.sleep
         )
         earlier = ctx.ledger.attempts(ctx.name)
-        self._budget = Budget.after(staged.calls.height, earlier)
+        self._budget = Budget.after(calls, earlier)
+        self._is_probing = not self._budget.allows
         self._tries: dict[tuple[str, AttemptOutcome], int] = {}
         for attempt in earlier:
             self._count(attempt.batch, attempt.outcome)
-        self._sent, self._planned = 0, staged.rows
+        self._sent, self._planned = 0, rows
         self._queue: list[_Due] = []
         self._reserved: tuple[Batch, Reservation] | None = None
         self._under_way: dict[Future[_Ended], _Call] = {}
@@ -157,18 +193,18 @@ class _Sender:
         """Sends the batches; returns why it stopped early (`stopped`, or None) and for how long to stay away (`wait`)."""
         for batch in batches:
             self._enqueue(batch, 0.0)
-        with ThreadPoolExecutor(max_workers=self._slots) as pool:
+        with self._ctx.calls(self._slots) as calls:
             try:
                 while self._under_way or (self._stopped is None and (self._queue or self._reserved)):
                     sent, begun = self._sent, self._keep_books()
                     for call in begun:
-                        self._under_way[pool.submit(self._send, call.payload)] = call
+                        self._under_way[calls.begin(partial(self._send, call))] = call
                     if self._sent > sent:
                         self._ctx.progress("load", self._sent, self._planned)
                     if not begun:
-                        self._pause()
+                        self._pause(calls)
             finally:
-                wait(self._under_way)
+                calls.wait_for_all(self._under_way)
                 with self._stopping(), self._pacer.at_once():
                     self._settle_done()
         return _stopped(self._stopped.why, self._stopped.wait) if self._stopped else _stopped(None)
@@ -191,7 +227,9 @@ class _Sender:
         """How many more calls may begin; stops where that hangs on the vendor alone."""
         if not (self._queue or self._reserved):
             return 0
-        limit, free = self._destination.limits.open_batches, self._slots - len(self._under_way)
+        # After an outage a single call asks whether the vendor is back.
+        slots = 1 if self._is_probing else self._slots
+        limit, free = self._destination.limits.open_batches, slots - len(self._under_way)
         if limit is None:
             return free
         # The vendor keeps the newest statuses only: what counts is every batch since the oldest that is still open.
@@ -210,11 +248,12 @@ class _Sender:
         """Commits the intents of the batches that may leave now."""
         ready = self._ready(most)
         payloads = [self._payload(batch) for batch, _ in ready]
+        now = self._ledger.now()
         numbers = self._intend([batch for batch, _ in ready]) if ready else []
         for batch, _ in ready[len(numbers) :]:
             self._enqueue(batch, 0.0)
         return [
-            _Call(batch=batch, n=n, payload=payload, reservation=reservation)
+            _Call(batch=batch, n=n, payload=payload, reservation=reservation, intended=now)
             for (batch, reservation), payload, n in zip(ready, payloads, numbers, strict=False)
         ]
 
@@ -237,15 +276,14 @@ class _Sender:
                 self._enqueue(batch, 0.0)
         return ready
 
-    def _pause(self) -> None:
+    def _pause(self, calls: Calls) -> None:
         """Waits until the next batch may leave, or for an answer, whichever is first."""
         seconds = None
         if self._stopped is None and (self._queue or self._reserved) and len(self._under_way) < self._slots:
             moment = self._reserved[1].at if self._reserved else self._queue[0][0]
             seconds = max(0.0, moment - self._ledger.now())
         if self._under_way:
-            wait(self._under_way, timeout=seconds or None, return_when=FIRST_COMPLETED)
-            wait(self._under_way, timeout=_GATHER_S)  # answers come in flocks, and the books are kept for all at once
+            calls.wait(self._under_way, seconds or None)
         elif seconds is not None and not self._ctx.sleep(seconds):
             self._stop(STOPPED_BY_US)
 
@@ -261,11 +299,13 @@ class _Sender:
                 raise
             return self._intend(batches[:-1])
 
-    def _send(self, payload: bytes) -> _Ended:
-        """One call; runs in a thread of the pool, and touches nothing that others change."""
+    def _send(self, call: _Call) -> _Ended:
+        """One call; runs in a thread of its own, and touches nothing that others change."""
         sent = self._ledger.now()
         try:
-            result: Receipt | DeliveryError = self._destination.submit(payload)
+            if sent > call.intended + _LATEST_S:
+                raise NotSent("this machine stood still for too long", code="too_late")
+            result: Receipt | DeliveryError = self._destination.submit(call.payload)
         except DeliveryError as error:
             result = error
         return _Ended(result=result, sent=sent, answered=self._ledger.now())
@@ -291,7 +331,8 @@ class _Sender:
             state = BatchState.PROCESSING if receipt.job else BatchState.UNREPORTED
             first_poll = end.answered + self._ctx.connection.polling.pause(0)
         self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
-        self._budget.count(AttemptOutcome.ACCEPTED)
+        self._budget.count(AttemptOutcome.ACCEPTED, end.sent)
+        self._is_probing = False
         self._sent += call.batch.rows
         self._some_taken = True
         self._release()
@@ -304,16 +345,18 @@ class _Sender:
     def _failed(self, call: _Call, end: _Ended, error: DeliveryError) -> Ending:
         """What follows from a call that went wrong: who waits, what is sent again."""
         batch, outcome = call.batch, outcome_of(error)
-        jitter = random.random()  # noqa: S311  (spreads retries; not a secret)
+        jitter = self._ctx.chance()
         tries = self._count(batch.id, outcome)
-        self._budget.count(outcome)
-        verdict = judge(error, rows=batch.rows, tries=tries, may_retry=self._budget.allows, jitter=jitter)
+        self._budget.count(outcome, end.sent)
+        verdict = judge(error, rows=batch.rows, tries=tries, budget=self._budget, jitter=jitter)
         if verdict.stops:
-            self._stop(error.code, error.retry_after)
+            self._stop(error.code, verdict.away)
         if isinstance(error, Throttled):
             self._pacer.throttled(throttle_pause(error, tries=tries, jitter=jitter))
         else:  # the vendor may have counted the call all the same
             self._pacer.answered(call.reservation, sent=end.sent, answered_at=end.answered)
+            if error.retry_after:
+                self._pacer.held(error.retry_after)
         pieces: list[Batch] = []
         if verdict.splits:
             is_doubted = not self._some_taken and self._quota is not None and batch.rows >= _DOUBTED_ROWS
@@ -394,10 +437,8 @@ class _Sender:
 
     def _pieces(self, batch: Batch, payload: bytes, cuts: Sequence[int]) -> list[Batch]:
         """Batches of another one's rows, cut before some of them, staged like it."""
-        sizes = (
-            references(self._ctx.work, batch.run, batch.plan).slice(batch.first, batch.rows).select("size").collect()
-        )
-        records = self._destination.envelope.split(payload, sizes.to_series().to_list())
+        sizes = batch_rows(self._ctx.work, batch)["size"].to_list()
+        records = self._destination.envelope.split(payload, sizes)
         pieces = []
         for first, stop in pairwise(sorted({0, *cuts, batch.rows})):
             piece = self._destination.envelope.frame(records[first:stop])

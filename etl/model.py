@@ -13,7 +13,8 @@ class BatchState(StrEnum):
     `planned` also stands for "tried, and proof that nothing left": the attempts tell. `split` and `replaced` batches
     have handed their rows on: to the halves of a bisection, or to a plan made anew. Where the vendor works on a batch
     after taking it, `processing` follows in the place of `accepted`, and ends as `complete` (its counters say for how
-    many rows), `stuck`, or `unreported` when the vendor never tells.
+    many rows), `stuck`, or `unreported` when the vendor never tells. A batch whose outcome was unknown becomes
+    `superseded` when something newer about each of its rows has got through.
     """
 
     PLANNED = "planned"
@@ -27,6 +28,7 @@ class BatchState(StrEnum):
     COMPLETE = "complete"
     STUCK = "stuck"
     UNREPORTED = "unreported"
+    SUPERSEDED = "superseded"
 
     @property
     def is_settled(self) -> bool:
@@ -41,7 +43,7 @@ class BatchState(StrEnum):
     @property
     def tells_of_its_rows(self) -> bool:
         """What became of its rows, as far as anybody knows, is for the account's state to remember."""
-        return self.keeps_its_rows and self not in {BatchState.PLANNED, BatchState.SENDING}
+        return self.keeps_its_rows and self not in {BatchState.PLANNED, BatchState.SENDING, BatchState.SUPERSEDED}
 
 
 class AttemptOutcome(StrEnum):

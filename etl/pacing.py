@@ -129,19 +129,26 @@ def answered(pace: Pace, allowance: Allowance, reservation: Reservation, *, sent
     )
 
 
+def held(pace: Pace, *, wait: float, now: float) -> Pace:
+    """Nobody sends for `wait` seconds.
+
+    A vendor may ask for a day at most: more is a mistake of its own, and would shut the account for good.
+    """
+    return replace(pace, blocked_until=max(pace.blocked_until, now + min(wait, _LONGEST_PAUSE_S)))
+
+
 def throttled(pace: Pace, allowance: Allowance, *, wait: float, now: float) -> Pace:
     """After a 429: nobody sends for `wait` seconds, the bucket is empty then, and the rate is halved for a while.
 
-    Calls that were under way together are refused together; that halves the rate once. A vendor may ask for a day at
-    most: more is a mistake of its own, and would shut the account for good.
+    Calls that were under way together are refused together; that halves the rate once.
     """
-    wait = min(wait, _LONGEST_PAUSE_S)
     factor = pace.factor if now < pace.blocked_until else max(_LOWEST_FACTOR, pace.factor / 2)
-    until = max(pace.blocked_until, now + wait)
+    pace = held(pace, wait=wait, now=now)
     full_at = pace.full_at
     if allowance.per_second is not None and allowance.window is None:
-        full_at = max(full_at, until + (allowance.capacity - allowance.rows_per_call) / (allowance.per_second * factor))
-    return replace(pace, blocked_until=until, factor=factor, full_at=full_at)
+        empty = (allowance.capacity - allowance.rows_per_call) / (allowance.per_second * factor)
+        full_at = max(full_at, pace.blocked_until + empty)
+    return replace(pace, factor=factor, full_at=full_at)
 
 
 def _window_start(recent: tuple[tuple[float, int], ...], room: float, window: float, earliest: float) -> float:
@@ -202,6 +209,11 @@ class Pacer:
         """Tells when the call left and when its answer came."""
         with self.at_once():
             self._pace = answered(self._pace, self._allowance, reservation, sent=sent, answered=answered_at)
+
+    def held(self, wait: float) -> None:
+        """Tells that the vendor asked for `wait` seconds, without blaming the rate."""
+        with self.at_once() as now:
+            self._pace = held(self._pace, wait=wait, now=now)
 
     def throttled(self, wait: float) -> None:
         """Tells that the vendor answered 429 and asked for `wait` seconds."""

@@ -69,7 +69,7 @@ def render(ctx: RunContext) -> dict[str, Any]:
     Where the vendor knows people by something that several customers share, one of them is sent for all.
     """
     counts = {"records": 0, "unsendable": 0}
-    with Client(timeout_s=ctx.connection.timeout_s) as client, ctx.place.staged(RECORDS) as folder:
+    with ctx.client() as client, ctx.place.staged(RECORDS) as folder:
         folder.mkdir()
         endpoint = connect_all(ctx.destination, ctx.connection, client)[0]
         shared = None
@@ -100,7 +100,7 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     state = load_state(ctx.work, ctx.ledger, account)
     settled = _settled_rows(ctx)
     limit = _limit(ctx, settled)
-    with Client(timeout_s=ctx.connection.timeout_s) as client:
+    with ctx.client() as client:
         endpoints = connect_all(ctx.destination, ctx.connection, client)
         decided = partial(_decided, ctx, state, settled, isinstance(endpoints[0], AwaitsCompletion))
         chosen = _choose(ctx, client, endpoints, decided, limit)

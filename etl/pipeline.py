@@ -24,7 +24,6 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from etl import extract, load, pack, plan, reconcile, report, validate, wait
-from etl.client import Client
 from etl.destinations import DESTINATIONS, connect_all
 from etl.errors import ConfigError, ExportError
 from etl.ledger import Ledger, Run
@@ -56,6 +55,10 @@ PREPARE = ("extract", "validate", "transform", "pack", "plan")
 DELIVER = ("load", "wait", "reconcile")
 # These look at the ledger and the vendor, so they are done anew each time; what is settled there they leave alone.
 _ALWAYS = frozenset(DELIVER)
+# How a batch can end after its run: the vendor says so, it was sent once more, or something newer was.
+_LATE_ENDS = (
+    BatchState.COMPLETE, BatchState.STUCK, BatchState.UNREPORTED, BatchState.ACCEPTED, BatchState.SUPERSEDED,
+)  # fmt: skip
 _COMMAND_LINE = "cli"
 _SHORTEST_PAUSE_S = 0.05
 _ASKED = "options.json"
@@ -93,7 +96,7 @@ def context(
         options=options or Options(),
         **more,
     )
-    with Client() as client:  # a connection that cannot work is found out before a file is read
+    with ctx.client() as client:  # a connection that cannot work is found out before a file is read
         connect_all(chosen, ctx.connection, client)
     return ctx
 
@@ -207,9 +210,8 @@ def follow(ctx: RunContext) -> RunReport:
 
 
 def renew(ctx: RunContext) -> None:
-    """Brings the reports of earlier runs up to date whose batches the vendor has ended meanwhile."""
-    ended = (BatchState.COMPLETE, BatchState.STUCK, BatchState.UNREPORTED)
-    for run in ctx.ledger.runs_with_batches(*ended, account=ctx.connection.account, exit_code=3):
+    """Brings the reports of earlier runs up to date whose batches have come to an end meanwhile."""
+    for run in ctx.ledger.runs_with_batches(*_LATE_ENDS, account=ctx.connection.account, exit_code=3):
         if run.run != ctx.name and run.sync in SYNCS:
             earlier = replace(
                 ctx,
@@ -219,7 +221,7 @@ def renew(ctx: RunContext) -> None:
                 run_id=run.run_id,
             )
             made = report.read_report(earlier.place)
-            if made is not None and made.rows[Bucket.PROCESSING]:
+            if made is not None and (made.rows[Bucket.PROCESSING] or made.rows[Bucket.UNKNOWN]):
                 do(earlier, "reconcile")
                 report.report(earlier)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from etl.client import Client
 from etl.destinations import connect
 from etl.model import Bucket
 from etl.pacing import Allowance, Pace, reserve, stored_pace
@@ -24,7 +23,7 @@ def plan(ctx: RunContext) -> dict[str, Any]:
     packed = ctx.result("pack")
     staged = manifest(ctx, packed["plan"])
     account, endpoint = ctx.connection.account, staged.endpoint
-    with Client() as client:
+    with ctx.client() as client:
         limits = connect(endpoint, ctx.connection, client).limits
     used = ctx.ledger.used(account, endpoint, limits.quota_hours)
     pace = stored_pace(ctx.ledger, account, endpoint)

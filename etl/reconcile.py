@@ -12,11 +12,11 @@ from typing import Any
 import polars as pl
 
 from etl import parts, validate
-from etl.ends import UNIDENTIFIED, plan_folder, row_ends, share
-from etl.ledger import codes_of, counts_of, lease
+from etl.ends import UNIDENTIFIED, batch_rows, plan_folder, row_ends, share
+from etl.ledger import codes_of, counts_of
 from etl.model import AttemptOutcome, BatchState, Bucket
 from etl.run import RunContext
-from etl.state import absorb
+from etl.state import absorb, load_state
 from etl.transform.step import FOLDER as TRANSFORMED
 from etl.transform.step import QUARANTINES
 
@@ -34,8 +34,9 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
     """Counts the rows of each bucket and the reasons; `balanced` says whether every row has exactly one end."""
     plan = ctx.result("pack")["plan"]
     account = ctx.connection.account
-    with lease(ctx.ledger, account, patience_s=ctx.patience_s, sleep=ctx.sleep) as fence:
+    with ctx.lease() as fence:
         absorb(ctx.work, ctx.ledger, account, fence=fence, seen=_seen(ctx, plan))
+        _supersede(ctx)
     ends = pl.concat([pl.DataFrame(schema=_COLUMNS), *_dispositions(ctx, plan)]).sort("row")
     with ctx.place.staged(DISPOSITIONS) as path:
         ends.write_parquet(path)
@@ -53,6 +54,20 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
         "balanced": bool(each_once and in_range and pos_adds_up and sum(counted.values()) == records),
         "duplicates_possible": _duplicates_possible(ctx),
     }
+
+
+def _supersede(ctx: RunContext) -> None:
+    """Ends batches of earlier runs of which nobody knows whether they arrived, where something newer has."""
+    doubtful = ctx.ledger.in_doubt(ctx.connection.account, besides=ctx.name)
+    if doubtful:
+        state = load_state(ctx.work, ctx.ledger, ctx.connection.account)
+        keys = {batch.id: batch_rows(ctx.work, batch)["key"] for batch in doubtful}
+        over = [
+            b
+            for b in doubtful
+            if (state.find(keys[b.id])["outcome"] != Bucket.UNKNOWN.value).fill_null(value=False).all()
+        ]
+        ctx.ledger.supersede(over)
 
 
 def _dispositions(ctx: RunContext, plan: int) -> Iterator[pl.DataFrame]:

@@ -1,15 +1,19 @@
-"""A run: one sync, one day, one destination, and the folder that its steps write to."""
+"""A run: one sync, one day, one destination, the folder that its steps write to, and its doors to the world outside."""
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from typing import Any
 
-from etl.ledger import Ledger
+from etl.calls import Calls
+from etl.client import Client
+from etl.ledger import Ledger, lease
 from etl.settings import Connection, Settings
 from etl.storage import Place
 from etl.syncs import Sync
@@ -85,3 +89,19 @@ class RunContext:
     def sleep(self, seconds: float) -> bool:
         """Sleeps; False, at once, when the run is asked to stop."""
         return not self.stop.wait(seconds)
+
+    def chance(self) -> float:
+        """A random number from 0 to under 1."""
+        return random.random()  # noqa: S311  (spreads retries; not a secret)
+
+    def client(self) -> Client:
+        """The way to the vendor."""
+        return Client(timeout_s=self.connection.timeout_s)
+
+    def calls(self, at_once: int) -> Calls:
+        """Calls under way at the same time."""
+        return Calls(at_once)
+
+    def lease(self) -> AbstractContextManager[int]:
+        """Holds the account, and gives the fence; raises Busy after `patience_s`."""
+        return lease(self.ledger, self.connection.account, patience_s=self.patience_s, sleep=self.sleep)

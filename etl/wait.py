@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
-from etl.client import Client
 from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion
 from etl.ends import references
@@ -106,7 +105,7 @@ def until_next_poll(ctx: RunContext) -> float:
 def poll_due(ctx: RunContext) -> None:
     """One question about each of the account's jobs that are due, whichever run they belong to."""
     account = ctx.connection.account
-    with Client(timeout_s=ctx.connection.timeout_s) as client:
+    with ctx.client() as client:
         claimed = claim_due(ctx.ledger, account, hold_s=_CLAIM_S)
         for number, job in enumerate(claimed):
             destination = connect(job.endpoint, ctx.connection, client)

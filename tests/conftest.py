@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -235,7 +236,7 @@ def installation(install: Callable[..., Installation], emulator: Emulator) -> In
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory, wait_for_port: Callable[[int], None]) -> Iterator[str]:
+def postgres(wait_for_port: Callable[[int], None]) -> Iterator[str]:
     """The URL of a private PostgreSQL server on loopback, which ends with the tests."""
     initdb, server = shutil.which("initdb"), shutil.which("postgres")
     if initdb is None or server is None:
@@ -243,30 +244,27 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, wait_for_port: Callable[[
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
         pytest.skip("PostgreSQL does not run as root, and there is no setpriv to run it as somebody else")
     somebody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
-    folder = Path(tmp_path_factory.mktemp("postgres").resolve())
-    if somebody:
-        for parent in (folder, folder.parent, folder.parent.parent):
-            parent.chmod(0o755)
-        os.chown(folder, 65534, 65534)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = folder / "data"
-    subprocess.run(
-        (*somebody, initdb, "-D", str(data), "-U", "etl", "-A", "trust", "-E", "UTF8", "--no-sync"),
-        check=True, capture_output=True, cwd=folder,
-    )  # fmt: skip
-    process = subprocess.Popen(
-        (*somebody, server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-F"),
-        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        url = f"postgresql+psycopg://etl@127.0.0.1:{port}"
-        wait_for_port(port)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)  # a fast shutdown, which does not wait for clients
-        process.wait()
+    with tempfile.TemporaryDirectory(prefix="profile-etl-") as folder:  # pytest's own folders are closed to others
+        if somebody:
+            os.chown(folder, 65534, 65534)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        data = f"{folder}/data"
+        subprocess.run(
+            (*somebody, initdb, "-D", data, "-U", "etl", "-A", "trust", "-E", "UTF8", "--no-sync"),
+            check=True, capture_output=True, cwd=folder,
+        )  # fmt: skip
+        process = subprocess.Popen(
+            (*somebody, server, "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"),
+            cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            wait_for_port(port)
+            yield f"postgresql+psycopg://etl@127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)  # a fast shutdown, which does not wait for clients
+            process.wait()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ FLOORS = (
     ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.extract"),
     ("etl.parts", "etl.policy", "etl.run", "etl.delta", "etl.ends", "etl.identity", "etl.packing", "etl.reading"),
     ("etl.destinations", "etl.ledger", "etl.pacing"),
-    ("etl.client", "etl.storage", "etl.limits", "etl.settings", "etl.syncs"),
+    ("etl.calls", "etl.client", "etl.storage", "etl.limits", "etl.settings", "etl.syncs"),
     ("etl.model", "etl.errors"),
 )
 # Apart from the way of a row: the stand-in for the vendors, and what makes invented exports.

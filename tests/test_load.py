@@ -14,10 +14,11 @@ from itertools import pairwise
 
 import pytest
 
-from etl import pipeline
+from etl import pipeline, report
+from etl.calls import Calls
 from etl.client import Client
 from etl.emulator.server import start
-from etl.ledger import Ledger
+from etl.ledger import LEASE_S, Ledger
 from etl.limits import limits_of
 from etl.load import STOPPED_BY_US
 from etl.model import AttemptOutcome, BatchState
@@ -247,6 +248,81 @@ def test_an_outage_costs_few_calls_and_loses_nothing(small_calls, emulator):
     emulator.heal()
     assert ends(small_calls.run()) == {"accepted": 400}
     assert len(emulator.profiles) == 400
+
+
+def test_an_outage_of_hours_costs_a_call_each_time_the_run_comes_back(small_calls, emulator):
+    """Airflow's task comes back after longer and longer pauses; when the vendor is there again, all is delivered."""
+    emulator.faults({"status": 503})
+    small_calls.land(400)
+    ctx = small_calls.context()
+    pipeline.begin(ctx)
+    pipeline.prepare(ctx)
+    pauses = []
+    while sum(pauses) < 6 * 3600:
+        pauses.append(pipeline.do(ctx, "load")["wait"])
+        ctx.clock.now += pauses[-1]
+    assert pauses[0] == 60
+    assert pauses[-1] == LONGEST_WAIT_S
+    assert len(emulator.requests) <= 10 + CALLS_AT_ONCE + len(pauses)
+    emulator.heal()
+    assert ends(pipeline.deliver(ctx)) == {"accepted": 400}
+
+
+def test_a_503_that_asks_for_a_pause_holds_everybody_back(small_calls, emulator):
+    """The vendor speaks of itself, not of one call."""
+    emulator.faults({"status": 503, "retry_after": 45, "times": 1})
+    small_calls.land(200)
+    assert ends(small_calls.run()) == {"accepted": 200}
+    refused = next(request["at"] for request in emulator.requests if request["status"] == 503)
+    began = [request["at"] for request in emulator.requests if request["at"] > refused]
+    assert len([at for at in began if at < refused + 45]) < CALLS_AT_ONCE
+
+
+def test_what_an_earlier_run_left_in_doubt_is_sent_again_before_anything_newer(small_calls, emulator):
+    """The same bytes, when no later export speaks of all of its customers; the earlier report is brought up to date."""
+    emulator.faults({"drop": "reset", "apply": True, "times": 3})
+    small_calls.land(10)
+    first = small_calls.context(run_id="cli-first")
+    assert ends(pipeline.run(first)) == {"unknown": 10}
+    lost = emulator.requests[-1]["sha256"]
+    small_calls.land({f"C-{number:05d}": {} for number in range(5)}, TUESDAY, city="Paris")
+    assert ends(small_calls.run(TUESDAY)) == {"accepted": 5}
+    assert [request["sha256"] for request in emulator.requests].count(lost) == 4
+    assert set(emulator.cities().values()) == {"Paris", "Lyon"}
+    assert list(emulator.cities().values()).count("Paris") == 5
+    assert ends(report.read_report(first.place)) == {"accepted": 10}
+
+
+def test_what_was_left_in_doubt_is_superseded_when_something_newer_got_through(small_calls, emulator):
+    """No call is spent on it, and the earlier report says so."""
+    emulator.faults({"drop": "reset", "times": 3})
+    small_calls.land(10)
+    first = small_calls.context(run_id="cli-first")
+    assert ends(pipeline.run(first)) == {"unknown": 10}
+    small_calls.land(10, TUESDAY, city="Paris")
+    assert ends(small_calls.run(TUESDAY)) == {"accepted": 10}
+    assert len(emulator.requests) == 4
+    earlier = report.read_report(first.place)
+    assert (ends(earlier), earlier.exit_code) == ({"superseded": 10}, 0)
+    assert ends(small_calls.run()) == {"superseded": 10}
+
+
+def test_a_call_that_could_not_leave_at_once_does_not_leave(small_calls, emulator):
+    """A machine that stood still between intent and call may have been replaced meanwhile."""
+
+    standstills = iter([LEASE_S])
+
+    class SlowCalls(Calls):
+        def begin(self, call):
+            small_calls.clock.now += next(standstills, 0)
+            return super().begin(call)
+
+    small_calls.land(10)
+    ctx = small_calls.context()
+    object.__setattr__(ctx, "calls", SlowCalls)
+    assert ends(pipeline.run(ctx)) == {"accepted": 10}
+    assert [a.code for a in ctx.ledger.attempts(ctx.name)] == ["too_late", None]
+    assert len(emulator.requests) == 1
 
 
 @pytest.mark.parametrize(

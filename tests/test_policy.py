@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def _error(kind: type[DeliveryError], **fields) -> DeliveryError:
 
 
 def _judge(error: DeliveryError, **overrides):
-    return judge(error, **{"rows": 10, "tries": 1, "may_retry": True, "jitter": 0.5} | overrides)
+    return judge(error, **{"rows": 10, "tries": 1, "budget": Budget(100), "jitter": 0.5} | overrides)
 
 
 @given(st.integers(1, 50), st.floats(0, 1, exclude_max=True))
@@ -39,7 +41,7 @@ def test_an_unknown_outcome_is_tried_three_times():
 @pytest.mark.parametrize("kind", [NotSent, OutcomeUnknown])
 def test_without_budget_a_failure_stops_the_run(kind):
     """The vendor is out of reach for the other batches too."""
-    verdict = _judge(_error(kind), may_retry=False)
+    verdict = _judge(_error(kind), budget=Budget(100, tokens=0))
     assert verdict.stops
     assert verdict.retry_in is None
 
@@ -70,14 +72,14 @@ def test_the_budget_is_a_tenth_of_the_calls_with_a_floor_and_successes_fill_it_s
     def retries(calls: int) -> int:
         budget = Budget(calls)
         while budget.allows:
-            budget.count(AttemptOutcome.UNKNOWN)
+            budget.count(AttemptOutcome.UNKNOWN, 0.0)
         return budget.retries
 
     assert (retries(5), retries(100), retries(200), retries(100_000)) == (10, 10, 20, 35)
     budget = Budget(100_000, tokens=0)
     for _ in range(14):
         assert not budget.allows
-        budget.count(AttemptOutcome.ACCEPTED)
+        budget.count(AttemptOutcome.ACCEPTED, 0.0)
     assert budget.allows
 
 
@@ -85,5 +87,17 @@ def test_neither_a_429_nor_a_rejection_uses_the_budget_up():
     """They are answers, not failures."""
     budget = Budget(1)
     for outcome in (AttemptOutcome.THROTTLED, AttemptOutcome.REJECTED, AttemptOutcome.REFUSED):
-        budget.count(outcome)
+        budget.count(outcome, 0.0)
     assert budget == Budget(1)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30).map(sorted))
+def test_the_longer_an_outage_lasts_the_longer_a_run_stays_away(moments):
+    """At least a minute, at most a quarter of an hour; what gets through ends it."""
+    budget = Budget(1000)
+    for moment in moments:
+        budget.count(AttemptOutcome.NOT_SENT, moment)
+    assert budget.away == min(900, max(60, moments[-1] - moments[0]))
+    assert _judge(_error(NotSent), budget=replace(budget, tokens=0)).away == budget.away
+    budget.count(AttemptOutcome.ACCEPTED, moments[-1])
+    assert budget.away == 60

@@ -35,6 +35,8 @@ _FINAL = frozenset({"quota", "volume_unusual", "http_401", "http_403", "http_404
 _SHORTEST_PAUSE_S = {"throttled": 30.0, "http_429": 30.0, "awaiting": 1.0}
 # A pause that is over by so much was forgotten: no triggerer runs.
 _LATE = timedelta(hours=1)
+# So long a vendor that is out of reach is asked again and again; then the run is for a person.
+_PATIENCE = timedelta(hours=24)
 _PROGRESS_LINES = 10
 
 
@@ -111,8 +113,14 @@ class LoadOperator(StepOperator):
         if ctx.options.dry_run:
             raise AirflowSkipException("dry run: the plan is in the log of the task `plan`; nothing is sent")
         result = super().work(ctx, context)
-        task = context["ti"]
-        pause = pause_after(result["stopped"], result["wait"], may_retry=task.try_number <= task.max_tries)
+        task, began = context["ti"], ctx.ledger.run(ctx.name)
+        age = timedelta(seconds=ctx.ledger.now() - began.started_at) if began else timedelta()
+        pause = pause_after(
+            result["stopped"],
+            result["wait"],
+            may_retry=task.try_number <= task.max_tries,
+            is_patient=age < _PATIENCE,
+        )
         if pause is not None:
             raise Busy(f"load is paused ({result['stopped']}) for {pause:.0f} s", wait=pause)
         return result
@@ -171,13 +179,16 @@ def counts(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in small.items() if isinstance(value, dict | int | float)}
 
 
-def pause_after(stopped: str | None, wait: float | None, *, may_retry: bool) -> float | None:
+def pause_after(stopped: str | None, wait: float | None, *, may_retry: bool, is_patient: bool = True) -> float | None:
     """What follows from how load ended: after None comes the report, after seconds it goes on.
 
-    Raises AirflowException, which Airflow retries, for a passing trouble while there are tries left.
+    A vendor that is out of reach is asked again after `wait` seconds while the run `is_patient`. Raises AirflowException,
+    which Airflow retries, for another passing trouble while there are tries left.
     """
     if stopped in _SHORTEST_PAUSE_S:
         return max(wait or 0.0, _SHORTEST_PAUSE_S[stopped])
+    if wait is not None:
+        return wait if is_patient else None
     if stopped and may_retry and stopped not in _FINAL and not stopped.startswith("http_3"):
         raise AirflowException(f"stopped early: {stopped}; nothing is lost, the next try sends what is left")
     return None

@@ -351,6 +351,23 @@ class Ledger:
             db.execute(sa.update(batches).where(batches.c.id == batch.id).values(state=BatchState.REJECTED))
             db.execute(sa.insert(row_codes).values(batch=batch.id, row_index=0, code=code, rejected=True))
 
+    def in_doubt(self, account: str, *, besides: str) -> list[Batch]:
+        """The batches of all runs but one whose outcome nobody knows, in the order in which they were first sent."""
+        mine = (batches.c.account == account) & (batches.c.run != besides) & (batches.c.state == BatchState.UNKNOWN)
+        query = (
+            sa.select(batches).join(runs, runs.c.run == batches.c.run).where(mine)
+            .order_by(runs.c.day, runs.c.started_at, batches.c.plan, batches.c.ordinal, batches.c.first)
+        )  # fmt: skip
+        with self.reading() as db:
+            return [_batch(row) for row in db.execute(query)]
+
+    def supersede(self, doubted: Sequence[Batch]) -> None:
+        """Ends batches in doubt about whose rows something newer has got through."""
+        with self.transaction() as db:
+            for chunk in chunks([batch.id for batch in doubted]):
+                still = batches.c.id.in_(chunk) & (batches.c.state == BatchState.UNKNOWN)
+                db.execute(sa.update(batches).where(still).values(state=BatchState.SUPERSEDED))
+
     def recover(self, account: str, fence: int) -> int:
         """Marks what a dead process left in `sending` as unknown, and returns how many batches that were."""
         with self.transaction() as db:

@@ -36,7 +36,16 @@ def test_what_another_try_cannot_mend_goes_to_the_report(stopped: str | None) ->
     assert pause_after(stopped, None, may_retry=True) is None
 
 
-@pytest.mark.parametrize("stopped", ["connect_failed", "timeout", "http_503", "stopped", "lease_lost"])
+@pytest.mark.parametrize("may_retry", [True, False])
+def test_an_outage_is_waited_for_a_day_without_a_worker(may_retry: bool) -> None:
+    """The task comes back as often as the step says, uses up no try, and gives up after a day: then there is a report."""
+    from etl.airflow.operators import pause_after
+
+    assert pause_after("connect_failed", 240.0, may_retry=may_retry) == 240.0
+    assert pause_after("http_503", 240.0, may_retry=may_retry, is_patient=False) is None
+
+
+@pytest.mark.parametrize("stopped", ["stopped", "lease_lost"])
 def test_a_passing_trouble_is_retried_and_reported_when_no_try_is_left(stopped: str) -> None:
     """Retries come first; the last try does not fail, so that there is an account of the rows."""
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -44,9 +53,9 @@ def test_a_passing_trouble_is_retried_and_reported_when_no_try_is_left(stopped: 
     from etl.airflow.operators import pause_after
 
     with pytest.raises(AirflowException) as raised:
-        pause_after(stopped, 5.0, may_retry=True)
+        pause_after(stopped, None, may_retry=True)
     assert not isinstance(raised.value, AirflowFailException)
-    assert pause_after(stopped, 5.0, may_retry=False) is None
+    assert pause_after(stopped, None, may_retry=False) is None
 
 
 @pytest.mark.parametrize("may_retry", [True, False])
