@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -41,6 +41,7 @@ hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 MONDAY = date(2026, 3, 2)
+PROGRAM = ("-c", "from etl.cli import main; main()")
 Customers = Mapping[str, Mapping[str, str]]
 # The sample sync of each vendor, by what the names of its destinations begin with.
 VENDOR_SYNCS = {"batch": "crm_to_batch", "adobe_target": "crm_to_adobe_target", "releva": "crm_to_releva"}
@@ -180,13 +181,30 @@ class Installation:
         """A new run from beginning to end, in this process and in no time."""
         return pipeline.run(self.context(day, run_id=pipeline.new_run_id("cli"), **options))
 
-    def start(self, day: date = MONDAY, *arguments: str) -> subprocess.Popen[str]:
-        """The command `profile-etl run` as a process of its own, in real time."""
-        options = ("--date", str(day), "--destination", self.destination, "--json", *arguments)
+    def start(self, day: date = MONDAY, *, program: Sequence[str] = PROGRAM) -> subprocess.Popen[str]:
+        """The command `profile-etl run` as a process of its own, in real time; `program` is what stands for its name."""
+        options = ("--date", str(day), "--destination", self.destination, "--json")
         return subprocess.Popen(
-            (sys.executable, "-c", "from etl.cli import main; main()", "run", self.sync.name, *options),
+            (sys.executable, *program, "run", self.sync.name, *options),
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A table of what the real kills came to."""
+    ended = [test for tests in terminalreporter.stats.values() for test in tests if getattr(test, "when", "") == "call"]
+    kills = [value for test in ended for name, value in test.user_properties if name == "kills"]
+    if kills:
+        counted = ("kills", "lost", "duplicates", "bound", "unbalanced")
+        figures = {
+            "seed": kills[0]["seed"],
+            "runs": len(kills),
+            "points": len({point for kill in kills for point in kill["points"]}),
+            "destinations": len({kill["destination"] for kill in kills}),
+            **{name: sum(kill[name] for kill in kills) for name in counted},
+        }
+        terminalreporter.section("real kills")
+        terminalreporter.line("  ".join(f"{name} {figure}" for name, figure in figures.items()))
 
 
 @pytest.fixture
