@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -41,6 +41,7 @@ hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 MONDAY = date(2026, 3, 2)
+PROGRAM = ("-c", "from etl.cli import main; main()")
 Customers = Mapping[str, Mapping[str, str]]
 # The sample sync of each vendor, by what the names of its destinations begin with.
 VENDOR_SYNCS = {"batch": "crm_to_batch", "adobe_target": "crm_to_adobe_target", "releva": "crm_to_releva"}
@@ -180,22 +181,28 @@ class Installation:
         """A new run from beginning to end, in this process and in no time."""
         return pipeline.run(self.context(day, run_id=pipeline.new_run_id("cli"), **options))
 
-    def start(self, day: date = MONDAY, *arguments: str) -> subprocess.Popen[str]:
-        """The command `profile-etl run` as a process of its own, in real time."""
-        options = ("--date", str(day), "--destination", self.destination, "--json", *arguments)
+    def start(self, day: date = MONDAY, *, program: Sequence[str] = PROGRAM) -> subprocess.Popen[str]:
+        """The command `profile-etl run` as a process of its own, in real time; `program` is what stands for its name."""
+        options = ("--date", str(day), "--destination", self.destination, "--json")
         return subprocess.Popen(
-            (sys.executable, "-c", "from etl.cli import main; main()", "run", self.sync.name, *options),
+            (sys.executable, *program, "run", self.sync.name, *options),
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows the tables of figures that tests have recorded as `table`."""
-    for report in terminalreporter.getreports("passed"):
-        for name, text in report.user_properties:
-            if name == "table":
-                terminalreporter.section(report.nodeid)
-                terminalreporter.write_line(text)
+    """Prints the figures that tests have recorded, a line for each table: numbers are summed, lists counted."""
+    tables: dict[str, dict[str, Any]] = {}
+    for report in (test for tests in terminalreporter.stats.values() for test in tests):
+        for name, value in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
+            if name == "figures":
+                table = tables.setdefault(value["table"], {})
+                for column, figure in value.items():
+                    table[column] = figure if isinstance(figure, str) else table.get(column, type(figure)()) + figure
+    for title, table in tables.items():
+        terminalreporter.section(title)
+        counted = {c: len(set(f)) if isinstance(f, list) else f for c, f in table.items() if c != "table"}
+        terminalreporter.line("  ".join(f"{column} {figure:,}" for column, figure in counted.items()))
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from datetime import date, timedelta
 
 import pytest
@@ -285,42 +283,6 @@ def test_waiting_goes_on_wherever_it_died(bulk, emulator, monkeypatch, owner, me
     unknown = method == "settle"  # it is part of a larger transaction, which dies with it
     assert uploads(emulator) == 1 + unknown
     assert report.duplicates_possible == 45 * unknown
-
-
-def _finished(process) -> dict:
-    out, error = process.communicate(timeout=60)
-    assert process.returncode in {0, 1, 3}, error
-    return json.loads(out)
-
-
-@pytest.mark.parametrize(
-    ("destination", "end"),
-    [("adobe_target_bulk", "confirmed"), ("adobe_target_single", "accepted"), ("releva", "accepted")],
-)
-def test_a_run_that_is_killed_again_and_again_loses_nothing(install, real_time_emulator, destination, end):
-    """Before its first call, after it, and while it waits: the next process goes on, and every row is accounted for."""
-    emulator = real_time_emulator
-    polling = {"polling": {"first_s": 0.2, "max_s": 0.5, "timeout_s": 60}, "limits": {"releva": {"rows_per_call": 30}}}
-    installation = install(emulator.url, destination=destination, extra=polling)
-    installation.land(100)
-    began = time.monotonic()
-    for moment in (
-        lambda: time.monotonic() > began + 1.5,
-        lambda: len(emulator.requests) >= 1,
-        lambda: len(emulator.requests) >= 2,
-    ):
-        process = installation.start()
-        while process.poll() is None and not moment():
-            time.sleep(0.01)
-        process.kill()
-        process.communicate()
-    report = _finished(installation.start())
-    assert report["balanced"]
-    rows = {name: count for name, count in report["rows"].items() if count and name != "records_in"}
-    assert rows in ({end: 100}, {"unchanged": 100})
-    profiles = emulator.profiles_of(installation.vendor)
-    assert destination == "adobe_target_single" or len(profiles) == 100
-    assert sum(profile["updates"] - 1 for profile in profiles.values()) <= report["duplicates_possible"]
 
 
 # --- what an attacker found -------------------------------------------------------------------------------------------

@@ -691,23 +691,6 @@ def killed_when(process, moment: Callable[[], bool]) -> None:
     process.communicate()
 
 
-def test_a_run_that_is_killed_again_and_again_loses_nothing(install, real_time_emulator):
-    """At whatever moment its process dies, the next one goes on; every row is delivered and accounted for."""
-    emulator = real_time_emulator
-    installation = install(emulator.url, extra=TEN_A_CALL)
-    emulator.faults({"delay": 0.1})  # so that it is not through before it is killed
-    installation.land(400)
-    deadline = time.monotonic() + 1.5
-    killed_when(installation.start(), lambda: time.monotonic() > deadline)
-    for calls in (1, 20):
-        killed_when(installation.start(), lambda calls=calls: emulator.meter()["calls"] >= calls)
-    report = finished(installation.start())
-    assert {name: count for name, count in report["rows"].items() if count} == {"records_in": 400, "accepted": 400}
-    assert report["balanced"]
-    assert set(emulator.cities()) == {f"C-{number:05d}" for number in range(400)}
-    assert emulator.duplicates() <= report["duplicates_possible"] <= 2 * CALLS_AT_ONCE * 10
-
-
 def test_a_call_whose_sender_died_before_the_answer_is_sent_again_and_counted(install, real_time_emulator):
     """Between the vendor's acceptance and our record of it nobody knows: the rows arrive twice, and the report says so."""
     emulator = real_time_emulator
@@ -719,20 +702,3 @@ def test_a_call_whose_sender_died_before_the_answer_is_sent_again_and_counted(in
     report = finished(installation.start())
     assert report["rows"]["accepted"] == 50
     assert report["duplicates_possible"] == emulator.duplicates() == 50
-
-
-def test_a_stop_signal_lets_the_calls_under_way_come_to_their_end(install, real_time_emulator):
-    """SIGTERM ends a run with a report: what was sent is accepted, the rest not sent, nothing unknown."""
-    emulator = real_time_emulator
-    slow = install(
-        emulator.url, extra={"limits": {"batch_update": {"rows_per_call": 10, "per_second": 20, "burst": 30}}}
-    )
-    slow.land(1_000)
-    process = slow.start()
-    while process.poll() is None and emulator.meter()["calls"] < 4:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    report = finished(process)
-    assert process.returncode == 3
-    assert report["rows"]["accepted"] == len(emulator.profiles) >= 40
-    assert report["rows"]["not_sent"] == 1_000 - len(emulator.profiles)

@@ -1,4 +1,7 @@
-"""`make airflow`: a scheduler with the local executor delivers, all of it on loopback, and nothing is left at the end."""
+"""`make airflow`: a scheduler with the local executor delivers, all of it on loopback, and nothing is left at the end.
+
+Nor is anything lost where a worker is killed.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,12 +24,25 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from etl.airflow.identity import run_id
 from etl.settings import ROOT
 from etl.syncs import SYNCS
 
 pytestmark = pytest.mark.airflow
 
 READY_S, RUN_S, END_S = 200.0, 180.0, 40.0
+# Airflow's own hook for a cluster's rules: what failed is tried again in a second.
+POLICY = """
+from datetime import timedelta
+
+def task_policy(task):
+    task.retry_delay, task.retry_exponential_backoff = timedelta(seconds=1), 0
+"""
+# A task whose supervisor has been silent for so long is given up; Airflow's own default is five minutes.
+MISSED = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
+}
 
 
 @dataclass
@@ -35,6 +52,7 @@ class Local:
     process: subprocess.Popen[str]
     home: Path
     port: int
+    emulator: str
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """One call of Airflow's public API."""
@@ -46,6 +64,15 @@ class Local:
         with urlopen(Request(f"{base}/api/v2{path}", data, headers), timeout=30) as answer:  # noqa: S310  (loopback)
             return json.load(answer)
 
+    def end_of(self, dag: str, run: str) -> str:
+        """The state in which a Dag run ends."""
+
+        def found() -> str | None:
+            state = str(self.api(f"/dags/{dag}/dagRuns/{run}")["state"])
+            return state if state in {"success", "failed"} else None
+
+        return str(_eventually(found, RUN_S, f"end of {run}"))
+
     def ended(self, count: int, run_type: str, dag: str = "crm_to_batch") -> list[dict[str, Any]]:
         """The Dag runs of a type, once there are `count` and all have ended."""
 
@@ -55,6 +82,17 @@ class Local:
             return done if len(done) == count else None
 
         return _eventually(found, RUN_S, f"{count} {run_type} runs")
+
+    def vendor(self, path: str, body: Any = None) -> Any:
+        """One of the emulator's control routes."""
+        data = None if body is None else json.dumps(body).encode()
+        with urlopen(f"{self.emulator}/_control/{path}", data, timeout=30) as answer:  # noqa: S310  (loopback)
+            return json.load(answer)
+
+    def ledger(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with closing(sqlite3.connect(self.home / "work" / "ledger.db")) as db:
+            return db.execute(query).fetchall()
 
     def reports(self, origin: str, dag: str = "crm_to_batch") -> list[dict[str, Any]]:
         """The reports of our runs whose Dag run ids begin so, by day."""
@@ -159,6 +197,62 @@ def test_the_button_of_a_connections_form_works(local: Local, conn_type: str) ->
     assert "check the host of the connection" in refused["message"]
 
 
+def test_a_finished_dag_run_that_is_cleared_sends_nothing(local: Local, scheduled: dict[str, Any]) -> None:
+    """Every task runs once more and finds its work done; the vendor is not even asked."""
+    dag = "crm_to_adobe_target"
+    (run,) = local.ended(1, "scheduled", dag)
+    before = (local.reports("scheduled", dag), local.vendor("requests"))
+    asked = {"dag_run_id": run["dag_run_id"], "dry_run": False, "only_failed": False, "reset_dag_runs": True}
+    assert local.api(f"/dags/{dag}/clearTaskInstances", asked)["total_entries"] == 9
+    assert local.end_of(dag, run["dag_run_id"]) == "success"
+    assert (local.reports("scheduled", dag), local.vendor("requests")) == before
+
+
+def _is_tried_again(local: Local, killed: Callable[[psutil.Process], list[psutil.Process]]) -> None:
+    """Kills processes of a task that sends, given the one that does; what follows is as if nothing had been."""
+    dag, limit = "crm_to_releva", 600
+    (known,) = local.reports("scheduled", dag)
+    before = local.vendor("profiles?vendor=releva")["profiles"]
+    mine = "from attempts join batches on batches.id = batch where run like 'crm_to_releva/%/airflow-manual%'"
+    done = len(local.ledger(f"select 1 {mine}"))
+    local.vendor("faults", [{"path": "/api/v0/profiles", "delay": 3, "times": 4}])
+    conf = {"date": known["date"], "full": True, "limit": limit}
+    run = local.api(f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
+    _eventually(lambda: len(local.ledger(f"select 1 {mine}")) > done, RUN_S, "call")
+    ((holder,),) = local.ledger("select holder from accounts where account like 'releva-%'")
+    for process in killed(psutil.Process(int(holder.split(":")[1]))):
+        process.kill()
+    in_flight = sum(rows for (rows,) in local.ledger(f"select attempts.rows {mine} and outcome = 'sending'"))
+    assert local.end_of(dag, run) == "success"
+    report = json.loads(
+        (local.home / "work" / dag / known["date"] / "releva" / run_id(run) / "run_report.json").read_text()
+    )
+    after = local.vendor("profiles?vendor=releva")["profiles"]
+    assert (report["rows"]["accepted"], report["balanced"], report["exit_code"]) == (limit, True, 1)
+    assert {key: profile["attributes"] for key, profile in after.items()} == {
+        key: profile["attributes"] for key, profile in before.items()
+    }
+    updates = sum(profile["updates"] - before[key]["updates"] for key, profile in after.items())
+    assert 0 <= updates - limit <= report["duplicates_possible"] <= in_flight
+    fences = [fence for (fence,) in local.ledger(f"select fence {mine} order by started_at")][done:]
+    assert fences == sorted(fences)
+    assert local.api(f"/dags/{dag}/dagRuns/{run}/taskInstances/load")["try_number"] == 2
+
+
+def test_a_task_that_is_killed_is_tried_again_and_loses_nothing(local: Local, scheduled: dict[str, Any]) -> None:
+    """Its supervisor reports it, Airflow starts another one, and that one goes on."""
+    _is_tried_again(local, lambda task: [task])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("too", [True, False], ids=["with its task", "alone"])
+def test_a_supervisor_that_is_killed_is_missed_and_loses_nothing(
+    local: Local, scheduled: dict[str, Any], too: bool
+) -> None:
+    """Airflow hears nothing of the task any more and starts another one; a task that outlives its supervisor stops."""
+    _is_tried_again(local, lambda task: [task.parent(), *([task] if too else [])])
+
+
 def test_everything_listens_on_loopback_only(local: Local, scheduled: dict[str, Any]) -> None:
     """The UI, the emulator, and no log server on every interface."""
     sockets = []
@@ -197,13 +291,17 @@ def _starter(folders: pytest.TempPathFactory) -> Iterator[Callable[[], Local]]:
     started: list[subprocess.Popen[str]] = []
 
     def make() -> Local:
-        home, (port, emulator_port) = folders.mktemp("local"), _free_ports()
+        home, (port, emulator_port), policy = folders.mktemp("local"), _free_ports(), folders.mktemp("policy")
+        (policy / "airflow_local_settings.py").write_text(POLICY)
+        paths = os.pathsep.join((str(policy), *filter(None, [os.environ.get("PYTHONPATH")])))
         options = ["--home", home, "--port", port, "--emulator-port", emulator_port]
         command = [sys.executable, "-m", "etl.airflow.local", *map(str, options)]
         with (home.parent / f"{home.name}.log").open("w") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
+            process = subprocess.Popen(
+                command, cwd=ROOT, env={**os.environ, **MISSED, "PYTHONPATH": paths}, stdout=log, stderr=log, text=True
+            )
         started.append(process)
-        return Local(process=process, home=home, port=port)
+        return Local(process=process, home=home, port=port, emulator=f"http://127.0.0.1:{emulator_port}")
 
     yield make
     for process in started:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -136,6 +137,20 @@ def test_a_killed_holder_of_this_machine_is_replaced_at_once(url, real_ledger, a
         holder.communicate()
     with lease(real_ledger, account, patience_s=0, sleep=never) as mine:
         assert mine == fence + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells such a process from a living one")
+def test_a_killed_holder_whom_nobody_buries_is_replaced_at_once(url, real_ledger, account):
+    """Where no init runs, as in many a container, a dead process keeps its number for good."""
+    holder = subprocess.Popen((sys.executable, "-c", HOLDER, url, account), stdout=subprocess.PIPE, text=True)
+    fence = int(holder.stdout.readline())
+    holder.kill()
+    try:
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+        with lease(real_ledger, account, patience_s=0, sleep=never) as mine:
+            assert mine == fence + 1
+    finally:
+        holder.communicate()
 
 
 def test_a_holder_elsewhere_is_believed_until_its_lease_ends(ledger, account, clock):

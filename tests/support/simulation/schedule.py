@@ -165,14 +165,14 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
 
-def table(results: Sequence[Result]) -> str:
-    """What schedules showed, in one table."""
-    counted = ("crashes", "posts", "unknowns", "lost", "duplicates", "bound", "violations")
-    sums = {"schedules": len(results), **{name: sum(getattr(r, name) for r in results) for name in counted}}
-    titles = [{"posts": "POSTs", "violations": "limit violations"}.get(name, name) for name in sums]
-    cells = [f"{count:>{max(len(title), 9)},}" for title, count in zip(titles, sums.values(), strict=True)]
-    head = [title.rjust(len(cell)) for title, cell in zip(titles, cells, strict=True)]
-    return f"{'  '.join(head)}\n{'  '.join(cells)}"
+def figures(results: Sequence[Result]) -> dict[str, int]:
+    """What schedules showed, summed."""
+    counted = {
+        "crashes": "crashes", "POSTs": "posts", "unknowns": "unknowns", "lost": "lost", "duplicates": "duplicates",
+        "bound": "bound", "limit violations": "violations",
+    }  # fmt: skip
+    sums = {title: sum(getattr(result, name) for result in results) for title, name in counted.items()}
+    return {"schedules": len(results), **sums}
 
 
 def run_schedule(seed: int) -> Result:
