@@ -1,0 +1,66 @@
+"""A disk that is full at its n-th write: for once, or from there on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import polars as pl
+from sqlalchemy.engine.default import DefaultDialect
+
+FULL = f"{os.strerror(errno.ENOSPC)} (os error {errno.ENOSPC})"
+
+
+@dataclass
+class FaultyDisk:
+    """`writes` counts what was to be written; the one numbered `at` fails, with `stays` all that follow, too."""
+
+    at: int | None = None
+    stays: bool = False
+    writes: int = 0
+
+    @contextmanager
+    def spinning(self) -> Iterator[None]:
+        """Everything that the steps write goes over this disk: files by Python and by polars, folders, moves, commits."""
+        by_python = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        by_polars = pl.exceptions.ComputeError(f"parquet: underlying IO error: {FULL}")
+        writes = [
+            (Path, "write_bytes", by_python),
+            (Path, "mkdir", by_python),
+            (Path, "rename", by_python),
+            (Path, "replace", by_python),
+            (Path, "open", by_python),
+            (os, "fsync", by_python),
+            (tempfile, "mkdtemp", by_python),
+            (pl.DataFrame, "write_ipc", OSError(FULL)),
+            (pl.DataFrame, "write_parquet", by_polars),
+            (DefaultDialect, "do_commit", sqlite3.OperationalError("database or disk is full")),
+        ]
+        patches = [patch.object(owner, name, self._failing(owner, name, error)) for owner, name, error in writes]
+        for each in patches:
+            each.start()
+        try:
+            yield
+        finally:
+            for each in patches:
+                each.stop()
+
+    def _failing(self, owner: Any, name: str, error: Exception) -> Callable[..., Any]:
+        method = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name != "open" or {*args[1:], *kwargs.values()} & {"wb", "ab"}:
+                self.writes += 1
+                if self.at is not None and (self.writes == self.at or (self.stays and self.writes > self.at)):
+                    raise error
+            return method(*args, **kwargs)
+
+        return call
