@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,16 +16,17 @@ from unittest.mock import patch
 import polars as pl
 from sqlalchemy.engine.default import DefaultDialect
 
+COMMIT = "do_commit"
 FULL = f"{os.strerror(errno.ENOSPC)} (os error {errno.ENOSPC})"
 
 
 @dataclass
 class FaultyDisk:
-    """`writes` counts what was to be written; the one numbered `at` fails, with `stays` all that follow, too."""
+    """`writes` names what was to be written, in order; number `at` (from 0) fails, with `stays` all that follow, too."""
 
     at: int | None = None
     stays: bool = False
-    writes: int = 0
+    writes: list[str] = field(default_factory=list)
 
     @contextmanager
     def spinning(self) -> Iterator[None]:
@@ -42,7 +43,7 @@ class FaultyDisk:
             (tempfile, "mkdtemp", by_python),
             (pl.DataFrame, "write_ipc", OSError(FULL)),
             (pl.DataFrame, "write_parquet", by_polars),
-            (DefaultDialect, "do_commit", sqlite3.OperationalError("database or disk is full")),
+            (DefaultDialect, COMMIT, sqlite3.OperationalError("database or disk is full")),
         ]
         patches = [patch.object(owner, name, self._failing(owner, name, error)) for owner, name, error in writes]
         for each in patches:
@@ -58,8 +59,9 @@ class FaultyDisk:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if name != "open" or {*args[1:], *kwargs.values()} & {"wb", "ab"}:
-                self.writes += 1
-                if self.at is not None and (self.writes == self.at or (self.stays and self.writes > self.at)):
+                number = len(self.writes)
+                self.writes.append(name)
+                if self.at is not None and (number == self.at or (self.stays and number > self.at)):
                     raise error
             return method(*args, **kwargs)
 
