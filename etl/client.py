@@ -78,8 +78,8 @@ TROUBLES = {
 class Answer:
     """A whole HTTP answer, whatever its status. A 2xx is not an acknowledgement until the destination has read `body`.
 
-    An answer with neither Content-Length nor chunks ends where its connection ends, so a cut one shows only in its
-    body. `seconds` is the time from before the connect to the last byte.
+    An answer that is not `framed` (neither Content-Length nor chunks) ends where its connection ends, so a cut one shows
+    only in its body. `seconds` is the time from before the connect to the last byte.
     """
 
     status: int
@@ -87,6 +87,7 @@ class Answer:
     retry_after: float | None
     request_id: str | None
     seconds: float
+    framed: bool = True
 
 
 class Client:
@@ -152,6 +153,7 @@ class Client:
                 retry_after=parse_retry_after(response.headers.get("Retry-After"), date=response.headers.get("Date")),
                 request_id=_request_id(response.headers),
                 seconds=time.monotonic() - exchange.started,
+                framed=bool(response.raw.chunked or "Content-Length" in response.headers),
             )
 
 

@@ -3,6 +3,7 @@
 EtlError
 ├── ConfigError          fix the settings; nothing was sent
 ├── ExportError          the export as a whole cannot be used; nothing was sent (bad rows are data, not exceptions)
+├── StorageError         the disk or the ledger does not work: put it right and run again; nothing is lost
 ├── Busy                 somebody else holds the account, or the vendor asks for a long pause: come back later
 └── DeliveryError        one call went wrong; knows destination, batch, status and request id, never a value of a row
     ├── NotSent          proof that no byte of the request left: try again freely
@@ -30,6 +31,10 @@ class ExportError(EtlError):
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class StorageError(EtlError):
+    """Files or the ledger cannot be written or read; what was sent, or may have been, stands in the ledger."""
 
 
 class Busy(EtlError):

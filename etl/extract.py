@@ -24,6 +24,7 @@ POS_DAYS = 30
 MANIFEST = "manifest.json"
 _FORMATS: tuple[Format, ...] = ("csv.gz", "csv", "ndjson", "parquet")
 _COPY_BYTES = 1 << 20
+_MANIFEST_BYTES = 1 << 24
 # Two writes within one tick of the kernel's clock leave a file the same time; after a tick, a write shows.
 _CLOCK_TICK_S = 0.02
 
@@ -122,11 +123,11 @@ def _manifest(landing: Place, folder: str) -> dict[str, dict[str, Any]] | None:
         return None
     try:
         with _open(landing, path) as file:
-            value = json.loads(file.read())
+            value = json.loads(file.read(_MANIFEST_BYTES))
         return {
             str(entry["name"]): {"sha256": entry["sha256"], "rows": int(str(entry["rows"]))} for entry in value["files"]
         }
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ExportError(
             f'{path} must be {{"files": [{{"name", "sha256", "rows"}}]}}', code="manifest_mismatch"
         ) from None

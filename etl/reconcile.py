@@ -144,18 +144,19 @@ def _seen(ctx: RunContext, plan: int) -> pl.DataFrame:
 
 def _reasons(ctx: RunContext, ends: pl.DataFrame) -> list[dict[str, Any]]:
     """How often each code occurs: broken rules and single refused fields, and why rows were not delivered."""
-    codes = [ends.select("code").drop_nulls().to_series()]
+    counts = [_count(ends["code"])]
     for folder in QUARANTINES:
-        codes += [frame["codes"].explode().drop_nulls() for frame in parts.frames(ctx.place, folder, ["codes"])]
+        counts += [_count(frame["codes"].explode()) for frame in parts.frames(ctx.place, folder, ["codes"])]
     accepted = {b.id for b in ctx.ledger.batches(ctx.name) if b.state is BatchState.ACCEPTED}
     fields = [c.code for batch, c in ctx.ledger.row_codes(ctx.name) if batch in accepted and not c.rejected]
-    codes.append(pl.Series(fields, dtype=pl.String))
-    counts = (
-        pl.concat([c.alias("code").cast(pl.String) for c in codes])
-        .value_counts()
-        .sort("count", "code", descending=[True, False])
-    )
-    return counts.to_dicts()
+    counts.append(_count(pl.Series(fields, dtype=pl.String)))
+    every = pl.concat(counts).group_by("code").agg(pl.col("count").sum())
+    return every.sort("count", "code", descending=[True, False]).to_dicts()
+
+
+def _count(codes: pl.Series) -> pl.DataFrame:
+    """How often each code occurs in a part of them: all together may be several for each of millions of rows."""
+    return codes.alias("code").drop_nulls().value_counts()
 
 
 def _duplicates_possible(ctx: RunContext) -> int:

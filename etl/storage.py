@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from etl.errors import ConfigError
+from etl.errors import ConfigError, StorageError
 
 PRIVATE = "private"
 _DIRECTORY_MODE = 0o700
+# What a full or failing disk says; everything else is told by whoever knows more about the file.
+_TROUBLES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
+_POLARS_WORDS = re.compile(r"\(os error ([0-9]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +131,18 @@ class Place:
 
     @contextmanager
     def bench(self, name: str) -> Iterator[Path]:
-        """A temporary local folder from which files can be published into the folder `name`; removed at the end."""
-        if self.is_local:
-            make_folder(self.path(name))
-        folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.path(name) if self.is_local else _scratch()))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        """A temporary local folder from which files can be published into the folder `name`; removed at the end.
+
+        Raises StorageError when the disk fails, in the block too.
+        """
+        with _told(f"{self.root}/{name}"):
+            if self.is_local:
+                make_folder(self.path(name))
+            folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.path(name) if self.is_local else _scratch()))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, temporary: Path, name: str, *, first_wins: bool = False) -> None:
         """Moves a file or folder from a bench to its name: synced first, then visible at once and whole."""
@@ -159,7 +167,9 @@ class Place:
             yield True
             return
         make_folder(self.path(name).parent)
-        with self.path(name).open("ab") as file:
+        with _told(f"{self.root}/{name}"):
+            file = self.path(name).open("ab")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -199,13 +209,38 @@ class Place:
         return found
 
 
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """A disk that fails, as a sentence for people."""
+    try:
+        yield
+    except Exception as error:
+        if (number := _system_number(error)) not in _TROUBLES:
+            raise
+        reason = os.strerror(number)
+    else:
+        return
+    raise StorageError(
+        f"{where} cannot be written: {reason}. Nothing is lost; make room or mend the disk, then run it again"
+    )
+
+
+def _system_number(error: Exception) -> int | None:
+    """What the operating system said; polars has it in words only."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _POLARS_WORDS.search(str(error))
+    return int(found[1]) if found else None
+
+
 def make_folder(path: Path) -> None:
     """Makes a folder and its parents; folders named `private`, and those below them, are the owner's only."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        if PRIVATE in folder.parts:
-            folder.chmod(_DIRECTORY_MODE)
+    with _told(str(path)):
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            if PRIVATE in folder.parts:
+                folder.chmod(_DIRECTORY_MODE)
 
 
 def _harden(path: Path, *, private: bool) -> None:

@@ -158,10 +158,11 @@ def _subscription() -> pl.Expr:
 
 
 def _is_acknowledgement(answer: Answer) -> bool:
-    if answer.status != HTTPStatus.ACCEPTED:
+    text = answer.body.strip()
+    if answer.status != HTTPStatus.ACCEPTED or not (text or answer.framed):  # unframed, it may be cut before its `{}`
         return False
     try:
-        said: object = json.loads(answer.body.strip() or b"{}")
+        said: object = json.loads(text or b"{}")
     except (ValueError, RecursionError):
         return False
     return said == {}

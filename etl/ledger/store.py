@@ -7,6 +7,7 @@ transaction; what must be true together is written together.
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from etl.errors import ConfigError, EtlError
+from etl.errors import ConfigError, EtlError, StorageError
 from etl.ledger.migrate import migrate
 from etl.ledger.schema import accounts, attempts, batches, jobs, quota_slices, row_codes, runs
 from etl.model import AttemptOutcome, Batch, BatchState, RowCode
@@ -105,6 +106,8 @@ class Ending:
 class Ledger:
     """The ledger at a database URL, migrated to the newest schema when it is opened.
 
+    Whatever is asked of it raises StorageError when the database does not work.
+
     `clock` gives seconds since the epoch; without one it is the database's at opening, and from there on this machine's
     monotonic one, so that nobody's clock change moves a rate or a quota.
     """
@@ -132,7 +135,7 @@ class Ledger:
         if outer is not None:
             yield outer
             return
-        with self.engine.begin() as db:
+        with _told(), self.engine.begin() as db:
             self._open.transaction = db
             try:
                 yield db
@@ -146,7 +149,7 @@ class Ledger:
         if outer is not None:
             yield outer
             return
-        with self.engine.connect() as db:
+        with _told(), self.engine.connect() as db:
             yield db
 
     def close(self) -> None:
@@ -530,6 +533,23 @@ def _batch(row: sa.Row[Any]) -> Batch:
 def chunks(ids: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
     """Ids in portions that one statement can name."""
     return (ids[at : at + size] for at in range(0, len(ids), size))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A database that does not work, as a sentence for people. PostgreSQL's own words may hold what nobody should read."""
+    try:
+        yield
+    except sa.exc.DatabaseError as error:
+        if not isinstance(error, sa.exc.OperationalError) and type(error) is not sa.exc.DatabaseError:
+            raise
+        is_sqlite = isinstance(error.orig, sqlite3.Error)
+        reason = str(error.orig) if is_sqlite else type(error.orig).__name__
+    else:
+        return
+    raise StorageError(
+        f"the ledger does not work ({reason}), and nothing is sent without it: put that right, then run it again"
+    )
 
 
 def _engine(url: str) -> sa.Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -93,6 +94,14 @@ def empty_file(name: str) -> ExportError:
     return ExportError(f"{name} is empty: the export probably failed; land it again", code="file_empty")
 
 
+def too_compressed(name: str, what: str) -> ExportError:
+    return ExportError(
+        f"{name} {what}, as no export should: look at what wrote it; "
+        "if its rows are real, land them unpacked, or in several files",
+        code="too_compressed",
+    )
+
+
 def locate_columns(header: Sequence[str], layout: Layout, account: Account) -> dict[str, int | None]:
     """Each wanted column's position in the header, None where an optional one is absent.
 
@@ -113,9 +122,12 @@ def locate_columns(header: Sequence[str], layout: Layout, account: Account) -> d
             "name them in the export, or map them under `columns` in the sync",
             code="header_missing_column",
         )
-    repeated = {name: [n for n, other in enumerate(ours, 1) if other == name] for name in ours if ours.count(name) > 1}
+    repeated = [name for name, count in Counter(ours).items() if count > 1]
     if repeated:
-        places = "; ".join(f"{name!r} in columns {', '.join(map(str, at))}" for name, at in repeated.items())
+        places = "; ".join(
+            f"{name!r} in columns {', '.join(str(n) for n, other in enumerate(ours, 1) if other == name)}"
+            for name in repeated[:_NAMES_SHOWN]
+        )
         raise ExportError(f"{layout.name} has the same column more than once: {places}", code="header_duplicate")
     extra = [name for name in ours if name not in layout.wanted]
     if extra:

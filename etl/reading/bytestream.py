@@ -10,37 +10,57 @@ from pathlib import Path
 from typing import BinaryIO
 
 from etl.errors import ExportError
-from etl.reading.blocks import Account, Layout, empty_file
+from etl.reading.blocks import Account, Layout, empty_file, too_compressed
 
-_RATIO_CAP = 200
-_RATIO_GRACE = 64 << 20
+_PIECE = 1 << 20
+# Exports unpack to 5 to 20 times their size; a file of one row again and again to more, but it is small then.
+_RATIO_CAP = 100
+_RATIO_GRACE = 100 << 20
+_UNPACKED_CAP = 50 << 30
 
 
 def read_text(path: Path, layout: Layout, account: Account, *, gzipped: bool) -> Iterator[bytes]:
     """The file as blocks of valid UTF-8 without BOM, each of which ends with a line feed.
 
-    No line is collected beyond the record cap: of a longer one, enough is kept for a splitter to refuse it.
+    The file is read in pieces that no longer line fits into, and no line is collected beyond the record cap: of a longer
+    one, enough is kept for a splitter to refuse it.
     Raises ExportError: `file_empty`, `gzip_cut`, `too_compressed`, `encoding_broken`.
     """
-    name, size = layout.name, layout.block_size
+    name, size = layout.name, min(_PIECE, layout.block_size, layout.record_cap)
     with path.open("rb") as file:
         chunks = _unpacked(file, size, name) if gzipped else iter(lambda: file.read(size), b"")
         if codecs.lookup(layout.encoding).name in {"utf-8", "utf-8-sig"}:
             texts = _checked_utf8(chunks, name)
         else:
             texts = _transcoded(chunks, layout.encoding, name)
-        tail = b""
-        for text in _without_bom(_not_empty(texts, name)):
-            lines, end, rest = text.rpartition(b"\n")
-            if end:
-                yield b"".join((tail, lines, end))
-                tail = rest
-            else:
-                tail += rest
-            tail = tail[: layout.record_cap + 1]
-        if tail:
-            account.notice("no_final_newline", f"{name} does not end with a line end: it may have been cut short")
-            yield tail + b"\n"
+        yield from _gathered(_whole_lines(_without_bom(_not_empty(texts, name)), layout, account), layout.block_size)
+
+
+def _whole_lines(texts: Iterator[bytes], layout: Layout, account: Account) -> Iterator[bytes]:
+    tail = b""
+    for text in texts:
+        lines, end, rest = text.rpartition(b"\n")
+        if end:
+            yield b"".join((tail, lines, end))
+            tail = rest
+        else:
+            tail += rest
+        tail = tail[: layout.record_cap + 1]
+    if tail:
+        account.notice("no_final_newline", f"{layout.name} does not end with a line end: it may have been cut short")
+        yield tail + b"\n"
+
+
+def _gathered(texts: Iterator[bytes], size: int) -> Iterator[bytes]:
+    held, length = [], 0
+    for text in texts:
+        held.append(text)
+        length += len(text)
+        if length >= size:
+            yield b"".join(held)
+            held, length = [], 0
+    if held:
+        yield b"".join(held)
 
 
 def _unpacked(file: BinaryIO, size: int, name: str) -> Iterator[bytes]:
@@ -55,9 +75,9 @@ def _unpacked(file: BinaryIO, size: int, name: str) -> Iterator[bytes]:
             if not chunk:
                 return
             unpacked += len(chunk)
-            if unpacked > max(_RATIO_GRACE, _RATIO_CAP * file.tell()):
-                message = f"{name} unpacks to more than {_RATIO_CAP} times its size, which no real export does"
-                raise ExportError(message, code="too_compressed")
+            if unpacked > min(max(_RATIO_GRACE, _RATIO_CAP * file.tell()), _UNPACKED_CAP):
+                what = f"unpacks to more than {_RATIO_CAP} times its size, or to more than {_UNPACKED_CAP >> 30} GiB"
+                raise too_compressed(name, what)
             yield chunk
 
 

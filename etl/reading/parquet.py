@@ -9,9 +9,11 @@ from pathlib import Path
 import polars as pl
 
 from etl.errors import ExportError
-from etl.reading.blocks import Account, Block, Layout, empty_file, locate_columns, numbered, unparsable
+from etl.reading.blocks import Account, Block, Layout, empty_file, locate_columns, numbered, too_compressed, unparsable
 
 _BATCH_ROWS = 50_000
+# A row group is unpacked whole, and a row with an id and an address of its own takes more than a byte.
+_ROWS_GRACE = 1_000_000
 _WITHOUT_TEXT = (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary, pl.Duration)
 _FIRST_LINE = 2  # as if a header stood above the rows
 
@@ -19,13 +21,15 @@ _FIRST_LINE = 2  # as if a header stood above the rows
 def read_parquet(path: Path, layout: Layout, account: Account) -> Iterator[Block]:
     """The rows of a Parquet file; date-times in UTC, or without a zone where the file has none: we do not guess it.
 
-    Raises ExportError: `file_empty`, `parquet_broken`, `column_type`, and what `locate_columns` raises.
+    Raises ExportError: `file_empty`, `parquet_broken`, `too_compressed`, `column_type`, and what `locate_columns` raises.
     """
     if not path.stat().st_size:
         raise empty_file(layout.name)
     try:
         file = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         schema = file.collect_schema()
+        if file.select(pl.len()).collect().item() > max(_ROWS_GRACE, path.stat().st_size):
+            raise too_compressed(layout.name, "has more rows than bytes")
         wanted = _wanted(schema, layout, account)
         everything = [_as_text(name, dtype) for name, dtype in schema.items() if not isinstance(dtype, _WITHOUT_TEXT)]
         for batch in file.collect_batches(chunk_size=_BATCH_ROWS):

@@ -24,7 +24,7 @@ def resolve_duplicates(valid: pl.LazyFrame, quarantined: pl.LazyFrame) -> Resolv
     wins, at a tie the later row. The winner goes to quarantine too if a quarantined row of the customer is newer, or
     does not tell when it was updated: what it says about consent could not be read.
     """
-    ids = _repeated_ids(*(frame.select("customer_id").collect().to_series() for frame in (valid, quarantined)))
+    ids = _repeated_ids(valid, quarantined)
     theirs = _versions(valid, ids)
     order = ("updated", "row")
     winners = theirs.sort(order).group_by("customer_id", maintain_order=True).last()
@@ -41,12 +41,13 @@ def resolve_duplicates(valid: pl.LazyFrame, quarantined: pl.LazyFrame) -> Resolv
     )
 
 
-def _repeated_ids(valid: pl.Series, quarantined: pl.Series) -> pl.Series:
-    """Ids that may have more than one version. Found by hash, as nearly all ids are alone; a false friend is harmless."""
-    ids = (valid, quarantined.drop_nulls().unique())
-    hashes = pl.concat([column.hash() for column in ids]).sort()
+def _repeated_ids(valid: pl.LazyFrame, quarantined: pl.LazyFrame) -> pl.Series:
+    """Ids of valid rows that may have another version. Found by hash, as nearly all are alone; a false friend is harmless."""
+    ids = valid.select("customer_id").collect().to_series()
+    others = quarantined.select(pl.col("customer_id").hash().unique()).collect().to_series()
+    hashes = pl.concat([ids.hash(), others]).sort()
     repeated = hashes.filter(hashes == hashes.shift(1)).unique()
-    return pl.concat([column.filter(column.hash().is_in(repeated.implode())) for column in ids]).unique()
+    return ids.filter(ids.hash().is_in(repeated.implode())).unique()
 
 
 def _versions(frame: pl.LazyFrame, ids: pl.Series) -> pl.DataFrame:

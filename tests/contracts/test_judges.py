@@ -77,8 +77,10 @@ def test_numbers_are_judged_as_libphonenumber_does(keeps, texts):
 
 
 def test_plain_values_do_not_cost_a_library_call(monkeypatch):
-    """Ordinary addresses and numbers are accepted without asking the slow libraries."""
+    """Ordinary addresses and numbers are accepted, and what has not their shape refused, without the slow libraries."""
     monkeypatch.setattr(judges, "_library_takes_email", lambda _: pytest.fail("asked"))
     monkeypatch.setattr(judges, "_library_takes_phone", lambda _: pytest.fail("asked"))
     assert all(judges._are_emails(pl.Series(["ada.l@example.org", "b+c@shop.example.com"])))
     assert all(judges._are_phones(pl.Series(["+33639980001", "+447700900123", "+12025550123", "+5511987654321"])))
+    assert not any(judges._are_emails(pl.Series(["nobody", "ada.example.org"])))
+    assert not any(judges._are_phones(pl.Series(["0639980001", "+33 6 39 98 00 01", "+0123456", "+1234567890123456"])))

@@ -248,6 +248,12 @@ def test_all_missing_columns_are_named_at_once(read):
     assert "example.org" not in str(caught.value)
 
 
+def test_a_repeated_column_is_named_with_its_places(read):
+    """Also where the sync maps another name to the same column."""
+    with pytest.raises(ExportError, match="'a' in columns 1, 4; 'b' in columns 2, 3"):
+        read(b"a,b,b,ALIAS\n1,2,3,4\n", columns={"ALIAS": "a"})
+
+
 def test_a_record_beyond_the_cap_is_unparsable_without_text(read):
     """One long line costs itself alone; a quote that is not closed within the cap costs its first line."""
     long = b"x" * 50

@@ -110,6 +110,30 @@ def test_a_sync_describes_how_its_export_looks(landing):
     assert "INUTILE" in next(notice["message"] for notice in counts["notices"] if notice["code"] == "extra_columns")
 
 
+def test_each_file_of_a_day_is_read_by_its_own_header(landing):
+    """Another order and columns of its own shift no value."""
+    landing.write(f"{CRM}/a.csv", f"{CRM_HEADER}\nC-1,c1@example.org,+33639980001,,{NOW}\n")
+    landing.write(f"{CRM}/b.csv", f"updated_at,phone,x,email,customer_id\n{NOW},+33639980002,?,c2@example.org,C-2\n")
+    ctx = landing.context()
+    _validated(ctx)
+    assert _rows(ctx, "crm/valid").select("customer_id", "email", "phone", "updated_at").rows() == [
+        (f"C-{n}", f"c{n}@example.org", f"+3363998000{n}", NOW) for n in (1, 2)
+    ]
+
+
+def test_no_text_is_taken_for_a_number_or_for_nothing(landing):
+    """Zeros in front, exponents and the words of other programs for "no value" stay what they are."""
+    words = ["007", "00359881", "1e5", "1.0", "-0", "NULL", "NaN", "N/A", "None", "true", "inf", "#REF!", "\\N"]
+    ids = [f"{n}{word}" for n, word in enumerate(words)] + ["007", "1e5", "00359881"]
+    rows = [f"{id_},c@example.org,{words[n % len(words)]},{NOW}" for n, id_ in enumerate(ids)]
+    landing.write(f"{CRM}/customers.csv", "\n".join(("customer_id,email,city,updated_at", *rows, "")))
+    ctx = landing.context()
+    _validated(ctx)
+    valid = _rows(ctx, "crm/valid")
+    assert valid["customer_id"].to_list() == ids
+    assert valid["city"].to_list() == [words[n % len(words)] for n in range(len(ids))]
+
+
 @pytest.mark.parametrize("kept", ["email", "phone"])
 def test_one_contact_column_is_enough(landing, kept):
     """A CRM may know addresses only, or telephones only."""

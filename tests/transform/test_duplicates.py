@@ -58,6 +58,15 @@ def test_at_a_tie_with_quarantine_the_later_row_counts():
     assert found.newer_quarantined.to_list() == [1]
 
 
+def test_a_million_versions_of_one_customer_leave_one_row():
+    """However many there are."""
+    count = 1_000_000
+    row = pl.int_range(count, dtype=pl.UInt64)
+    versions = pl.select(row=row, customer_id=pl.lit("A"), updated_at=pl.lit(_at(1))).lazy()
+    found = resolve_duplicates(versions, _rows())
+    assert found.deduplicated.equals(pl.select(row=pl.int_range(count - 1, dtype=pl.UInt64)).to_series())
+
+
 def _reference(valid, quarantined):
     """The rules as a loop."""
     winners = {}
