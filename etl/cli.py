@@ -46,7 +46,13 @@ Full = Annotated[bool, typer.Option("--full", help="Send unchanged profiles too.
 Limit = Annotated[int | None, typer.Option(min=0, help="Deliver the first N changed profiles only.")]
 Export = Annotated[str, typer.Option(help="The export whose rows: crm or pos.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until the vendor confirms.")]
-AcceptVolume = Annotated[bool, typer.Option("--accept-volume", help="Let an unusual number of records pass.")]
+AcceptVolume = Annotated[
+    bool,
+    typer.Option(
+        "--accept-volume",
+        help="Let an export pass that looks wrong as a whole: its number of records, its bad ones, its opt-ins.",
+    ),
+]
 
 
 @app.command()
@@ -118,12 +124,13 @@ def retry(
     *,
     destination: Destination = None,
     no_wait: NoWait = False,
+    accept_volume: AcceptVolume = False,
     as_json: AsJson = False,
 ) -> None:
     """Send again what did not get through: rows that were rejected, failed, not found, stuck, unreported or never sent."""
     from etl import pipeline
 
-    options = Options(retry=True, wait=not no_wait)
+    options = Options(retry=True, wait=not no_wait, accept_volume=accept_volume)
     named = _context(sync, day, destination, options, run_id=pipeline.new_run_id("retry"))
     with _running(named) as ctx:
         made = pipeline.retry(ctx)

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 
-from etl.delta import OUTCOME, STATE, State, updated
+from etl.delta import OPT_INS, OUTCOME, STATE, State, updated
 from etl.ends import UNIDENTIFIED, row_ends
 from etl.ledger import Ledger, Run
 from etl.model import Batch, Bucket
@@ -98,4 +98,5 @@ def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch]) -> pl
         code=code.cast(pl.Categorical),
         memory=pl.when(is_delivered).then("memory"),
         confirmed_on=pl.when(pl.col("end") == Bucket.CONFIRMED.value).then(pl.lit(today)),
+        **{name: pl.when(is_delivered).then(name) for name in OPT_INS},
     )

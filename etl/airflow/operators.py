@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
+from etl import gates
 from etl.airflow.hooks import connection
 from etl.airflow.identity import run_day, run_id
 from etl.errors import Busy, ConfigError, EtlError, ExportError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from etl.run import RunContext
 
 # Reasons to stop that another try cannot mend today; the report names them.
-_FINAL = frozenset({"quota", "volume_unusual", "http_401", "http_403", "http_404"})
+_FINAL = frozenset({"quota", *gates.CODES, "http_401", "http_403", "http_404"})
 # Not now, but later: no try is used up, the task comes back after a pause, which is at least so many seconds long.
 _SHORTEST_PAUSE_S = {"throttled": 30.0, "http_429": 30.0, "awaiting": 1.0}
 # A pause that is over by so much was forgotten: no triggerer runs.

@@ -413,3 +413,18 @@ def test_a_terminal_that_lacks_letters_is_no_reason_to_fail(shop):
     done = shop.process("run", "crm_to_batch", "--date", day, "--json", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "\\u" in done.stdout
+
+
+def test_a_day_that_was_let_pass_can_be_retried(shop):
+    """The export looks as wrong as before, and the one row that was rejected may go with the same word."""
+    day = "2026-03-30"
+    good = [f"{day}-{n},c{n}@example.org,,Lyon,{day}T08:00:00Z" for n in range(700)]
+    shop.land(day, *good, *(f"{day}-{n},nobody,,Lyon,{day}T08:00:00Z" for n in range(700, 1_000)))
+    held = _run(shop, day)
+    assert (held.returncode, "--accept-volume" in held.stdout) == (3, True)
+    shop.faults({"refuse_call_with": f"{day}-7"})
+    assert _rows(_run(shop, day, "--accept-volume", "--json")) == {"quarantined": 300, "accepted": 699, "rejected": 1}
+    shop.faults()
+    assert shop("retry", "crm_to_batch", "--date", day).returncode == 3
+    done = shop("retry", "crm_to_batch", "--date", day, "--accept-volume", "--json")
+    assert _rows(done) == {"quarantined": 300, "unchanged": 699, "accepted": 1}
