@@ -162,11 +162,22 @@ def explain(
 
 
 @app.command()
-def report(sync: SyncName, day: Day, *, destination: Destination = None, as_json: AsJson = False) -> None:
+def report(
+    sync: SyncName,
+    day: Day,
+    *,
+    destination: Destination = None,
+    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page to this file, too.")] = None,
+) -> None:
     """Print the newest run report of a day again."""
-    from etl import pipeline
+    from etl import pipeline, report_page
 
-    _show(pipeline.newest_report(pipeline.sync_named(sync), _day(day), destination), as_json=as_json)
+    made = pipeline.newest_report(pipeline.sync_named(sync), _day(day), destination)
+    if html is not None:
+        with _writing(html):
+            report_page.write(made, html)
+    _show(made, as_json=as_json)
 
 
 @quarantine.command("list")
@@ -191,10 +202,8 @@ def export_quarantine(
     from etl.quarantine import write_csv
 
     rows = _quarantined(sync, day, destination, export)
-    try:
+    with _writing(output):
         write_csv(rows, output)
-    except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {error.strerror}") from None
     _print(f"{rows.height:,} rows in {output}, readable by you only")
 
 
@@ -331,6 +340,15 @@ def _running(ctx: RunContext) -> Iterator[RunContext]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Says which file cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from None
 
 
 def _day(text: str) -> date:

@@ -96,7 +96,7 @@ def as_text(report: RunReport) -> str:
     if report.reasons:
         lines += ["", "Reasons (CRM records)"]
         for reason in report.reasons:
-            sentence = _WORDS.get(reason["code"], "")
+            sentence = WORDS.get(reason["code"], "")
             lines.append(f"  {reason['count']:>12,}  {reason['code']}  {sentence}".rstrip())
     if report.batches:
         sizes = sum(batch["bytes"] for batch in report.batches)
@@ -107,12 +107,12 @@ def as_text(report: RunReport) -> str:
             f"{report.duplicates_possible:,} rows may have been delivered twice: their first outcome is unknown"
         )
     if report.notices:
-        lines += ["", "Notices", *(f"  {_NOTICES.get(notice, notice)}" for notice in report.notices)]
-    lines += ["", _next(report)]
+        lines += ["", "Notices", *(f"  {NOTICES.get(notice, notice)}" for notice in report.notices)]
+    lines += ["", next_step(report)]
     return "\n".join(lines)
 
 
-def _next(report: RunReport) -> str:
+def next_step(report: RunReport) -> str:
     """What to do now."""
     unfinished = [bucket for bucket in Bucket if bucket.is_unfinished and report.rows[bucket.value]]
     if unfinished == [Bucket.PROCESSING]:
@@ -125,7 +125,7 @@ def _next(report: RunReport) -> str:
     return _NEXT[report.exit_code]
 
 
-_WORDS = SENTENCES | {
+WORDS = SENTENCES | {
     **{code: f"{sentence[0].upper()}{sentence[1:]}." for code, sentence in TROUBLES.items()},
     "http_401": "The vendor did not accept the key or the project: check the connection.",
     "http_403": "The vendor does not allow this call: check the rights of the connection's key.",
@@ -166,7 +166,7 @@ _STOPS = {
     "stopped": "told to stop (Ctrl-C or SIGTERM)",
     "throttled": "the vendor asked for a long pause",
 }
-_NOTICES = {
+NOTICES = {
     "pos_incomplete": "pos_incomplete: no POS export has landed for this day, so no purchase value was sent at all",
 }
 _TRIED_AGAIN = (

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("dags",),
     ("etl.airflow",),
-    ("etl.cli", "etl.explain", "etl.quarantine", "etl.status", "etl.terminal"),
+    ("etl.cli", "etl.explain", "etl.quarantine", "etl.report_page", "etl.status", "etl.terminal"),
     ("etl.pipeline",),
     ("etl.report", "etl.reconcile", "etl.wait", "etl.load", "etl.plan"),
     ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.extract"),

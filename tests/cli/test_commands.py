@@ -428,3 +428,17 @@ def test_a_day_that_was_let_pass_can_be_retried(shop):
     assert shop("retry", "crm_to_batch", "--date", day).returncode == 3
     done = shop("retry", "crm_to_batch", "--date", day, "--accept-volume", "--json")
     assert _rows(done) == {"quarantined": 300, "unchanged": 699, "accepted": 1}
+
+
+def test_a_report_as_a_page(shop, tmp_path):
+    """`--html FILE` writes it beside what is printed; a file that cannot be written is exit 2 and a sentence."""
+    day = "2026-03-31"
+    shop.customers(day, 3)
+    _run(shop, day)
+    page = tmp_path / "page.html"
+    done = shop("report", "crm_to_batch", "--date", day, "--html", str(page))
+    assert (done.returncode, "3  accepted" in done.stdout) == (0, True)
+    assert f"crm_to_batch to batch, {day}" in page.read_text()
+    for nowhere in (tmp_path, page / "page.html"):
+        refused = shop("report", "crm_to_batch", "--date", day, "--html", str(nowhere))
+        assert (refused.returncode, f"{nowhere} cannot be written" in refused.stderr) == (2, True)
