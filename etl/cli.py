@@ -7,7 +7,6 @@ import json
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from etl.errors import Busy, ConfigError, EtlError
+from etl.errors import Busy, ConfigError, EtlError, unforeseen
 from etl.model import RunReport
 from etl.run import Options, RunContext
 from etl.terminal import progress
@@ -268,9 +267,7 @@ def main() -> None:
     except EtlError as error:
         _fail(str(error), 3)
     except Exception as error:  # noqa: BLE001  (the outer edge; a foreign error's text may hold a value of a row)
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        _fail(f"internal error: {type(error).__name__} at {place}. Nothing is lost; run it again, or report it.", 3)
+        _fail(f"{unforeseen(error)}. Nothing is lost; run it again, or report it.", 3)
 
 
 def _quarantined(sync: str, day: str, destination: str | None, export: str) -> pl.DataFrame:

@@ -29,7 +29,7 @@ from etl.pack import Manifest, batches, manifest
 from etl.plan import replan
 from etl.policy import Budget, judge, outcome_of, throttle_pause
 from etl.run import RunContext
-from etl.state import absorb
+from etl.state import absorb, check_ledger
 from etl.wait import open_in_time, poll_due, until_next_poll
 
 STOPPED_BY_US = "stopped"
@@ -44,9 +44,12 @@ def load(ctx: RunContext) -> dict[str, Any]:
 
     Returns why it `stopped` early, or None, and for how many seconds to `wait` before another try. It stops as
     AWAITING while the vendor works on batches with the same profiles, or on as many as it may be given: whose job ends
-    makes room. Raises Busy when another run of the account holds the lease for longer than the context's patience.
+    makes room. Raises Busy when another run of the account holds the lease for longer than the context's patience, and
+    LedgerError, with nothing sent, for a ledger that cannot be relied on.
     """
     account, ledger = ctx.connection.account, ctx.ledger
+    ledger.check()
+    check_ledger(ctx.work, ledger, account)
     with lease(ledger, account, patience_s=ctx.patience_s, sleep=ctx.sleep) as fence:
         ledger.recover(account, fence)
         poll_due(ctx)

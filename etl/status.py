@@ -137,7 +137,9 @@ def _work(settings: Settings) -> str:
 
 
 def _ledger(settings: Settings) -> str:
-    newest = next(iter(Ledger(settings.ledger).runs(limit=1)), None)
+    ledger = Ledger(settings.ledger)
+    ledger.check()
+    newest = next(iter(ledger.runs(limit=1)), None)
     return f"last run {datetime.fromtimestamp(newest.started_at, UTC):%Y-%m-%d %H:%M}Z" if newest else "no runs yet"
 
 

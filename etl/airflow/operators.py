@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
@@ -23,7 +22,7 @@ from airflow.sdk.exceptions import (
 from etl import gates
 from etl.airflow.hooks import connection
 from etl.airflow.identity import run_day, run_id
-from etl.errors import Busy, ConfigError, EtlError, ExportError
+from etl.errors import Busy, ConfigError, EtlError, ExportError, unforeseen
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -215,7 +214,5 @@ def translated(log: Callable[..., object]) -> Iterator[None]:
     except (EtlError, AirflowException):
         raise
     except Exception as error:  # noqa: BLE001  (the outer edge of a task; it raises again)
-        name, last = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-        log("%s, without its text:\n%s", name, "".join(traceback.format_tb(error.__traceback__)))
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        raise AirflowException(f"internal error: {name} at {where}; nothing is lost") from None
+        log("%s, without its text:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        raise AirflowException(f"{unforeseen(error)}; nothing is lost") from None

@@ -12,9 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import OperationalError
-
-from etl.errors import Busy
+from etl.errors import Busy, LedgerError
 from etl.ledger.store import Ledger, LostLeaseError
 
 LEASE_S = 60.0
@@ -56,7 +54,7 @@ def _keep(ledger: Ledger, account: str, fence: int, lease_s: float, done: thread
             ledger.renew_lease(account, fence=fence, until=ledger.now() + lease_s)
         except LostLeaseError:
             return  # the next intent of this process is refused
-        except OperationalError:
+        except LedgerError:
             continue  # the database is out of reach or busy; the lease lasts for another try
 
 

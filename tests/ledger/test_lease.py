@@ -9,9 +9,8 @@ import threading
 import time
 
 import pytest
-import sqlalchemy as sa
 
-from etl.errors import Busy
+from etl.errors import Busy, LedgerError
 from etl.ledger import Ledger, LostLeaseError, lease
 
 HOLDER = """
@@ -88,7 +87,7 @@ def test_a_lease_is_renewed_while_its_holder_works(real_ledger, account):
 
 def test_a_moments_trouble_with_the_database_does_not_end_the_renewing(real_ledger, account, monkeypatch):
     """A renewal that fails is tried again in time."""
-    renew, failures = real_ledger.renew_lease, [sa.exc.OperationalError("", {}, Exception())]
+    renew, failures = real_ledger.renew_lease, [LedgerError("the ledger is out of reach")]
 
     def trouble(*args, **kwargs) -> None:
         if failures:
