@@ -7,7 +7,6 @@ import json
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from etl.errors import Busy, ConfigError, EtlError
+from etl.errors import Busy, ConfigError, EtlError, unforeseen
 from etl.model import RunReport
 from etl.run import Options, RunContext
 from etl.terminal import progress
@@ -46,7 +45,13 @@ Full = Annotated[bool, typer.Option("--full", help="Send unchanged profiles too.
 Limit = Annotated[int | None, typer.Option(min=0, help="Deliver the first N changed profiles only.")]
 Export = Annotated[str, typer.Option(help="The export whose rows: crm or pos.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until the vendor confirms.")]
-AcceptVolume = Annotated[bool, typer.Option("--accept-volume", help="Let an unusual number of records pass.")]
+AcceptVolume = Annotated[
+    bool,
+    typer.Option(
+        "--accept-volume",
+        help="Let an export pass that looks wrong as a whole: its number of records, its bad ones, its opt-ins.",
+    ),
+]
 
 
 @app.command()
@@ -118,12 +123,13 @@ def retry(
     *,
     destination: Destination = None,
     no_wait: NoWait = False,
+    accept_volume: AcceptVolume = False,
     as_json: AsJson = False,
 ) -> None:
     """Send again what did not get through: rows that were rejected, failed, not found, stuck, unreported or never sent."""
     from etl import pipeline
 
-    options = Options(retry=True, wait=not no_wait)
+    options = Options(retry=True, wait=not no_wait, accept_volume=accept_volume)
     named = _context(sync, day, destination, options, run_id=pipeline.new_run_id("retry"))
     with _running(named) as ctx:
         made = pipeline.retry(ctx)
@@ -155,11 +161,22 @@ def explain(
 
 
 @app.command()
-def report(sync: SyncName, day: Day, *, destination: Destination = None, as_json: AsJson = False) -> None:
+def report(
+    sync: SyncName,
+    day: Day,
+    *,
+    destination: Destination = None,
+    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page to this file, too.")] = None,
+) -> None:
     """Print the newest run report of a day again."""
-    from etl import pipeline
+    from etl import pipeline, report_page
 
-    _show(pipeline.newest_report(pipeline.sync_named(sync), _day(day), destination), as_json=as_json)
+    made = pipeline.newest_report(pipeline.sync_named(sync), _day(day), destination)
+    if html is not None:
+        with _writing(html):
+            report_page.write(made, html)
+    _show(made, as_json=as_json)
 
 
 @quarantine.command("list")
@@ -184,10 +201,8 @@ def export_quarantine(
     from etl.quarantine import write_csv
 
     rows = _quarantined(sync, day, destination, export)
-    try:
+    with _writing(output):
         write_csv(rows, output)
-    except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {error.strerror}") from None
     _print(f"{rows.height:,} rows in {output}, readable by you only")
 
 
@@ -252,9 +267,7 @@ def main() -> None:
     except EtlError as error:
         _fail(str(error), 3)
     except Exception as error:  # noqa: BLE001  (the outer edge; a foreign error's text may hold a value of a row)
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        _fail(f"internal error: {type(error).__name__} at {place}. Nothing is lost; run it again, or report it.", 3)
+        _fail(f"{unforeseen(error)}. Nothing is lost; run it again, or report it.", 3)
 
 
 def _quarantined(sync: str, day: str, destination: str | None, export: str) -> pl.DataFrame:
@@ -324,6 +337,15 @@ def _running(ctx: RunContext) -> Iterator[RunContext]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Says which file cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from None
 
 
 def _day(text: str) -> date:

@@ -4,7 +4,7 @@ The state is a folder of Parquet parts, private, one for each account and genera
 Its columns: `key`; `fingerprint` of the record that was sent last, null while its outcome is unknown; `as_of`, the day of
 the export that said so; `outcome`, how that record ended; `code` that goes with it (of an unidentified end, the batch);
 `memory`, what the destination wants to know of the last record that was accepted; `confirmed_on`, the day on which the
-vendor confirmed last that it holds the profile.
+vendor confirmed last that it holds the profile; `email_opt_in` and `sms_opt_in`, as they were accepted last.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ STATE: dict[str, Any] = {
     "code": pl.Categorical,
     "memory": pl.UInt64,
     "confirmed_on": pl.Date,
+    "email_opt_in": pl.Boolean,
+    "sms_opt_in": pl.Boolean,
 }
+OPT_INS = ("email_opt_in", "sms_opt_in")
 # Goes into every fingerprint: raise it when the meaning of a record changes without its text.
 _FINGERPRINT_VERSION = "1"
 
@@ -92,19 +95,22 @@ def conformed(part: pl.DataFrame) -> pl.DataFrame:
 def decide(
     records: pl.DataFrame, state: State, day: date, *, full: bool = False, retry: bool = False, confirms: bool = False
 ) -> pl.DataFrame:
-    """What becomes of each record (`key`, `fingerprint`): `bucket`, null for "send it", and `code`.
+    """What becomes of each record (`key`, `fingerprint`, the opt-ins): `bucket`, null for "send it", and `code`.
 
     A profile that a later day's export has spoken of is superseded. One that was sent before just as it stands is not
     sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
     another endpoint of the account took a profile which may not even be there is no reason to leave it out. `known` and
-    `confirmed_on` are what the state remembers.
+    `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for a profile
+    that is not known.
     """
-    known = state.find(records["key"]).rename({"fingerprint": "sent"}).with_columns(records["fingerprint"])
+    names = {"fingerprint": "sent", **{name: f"told_{name}" for name in OPT_INS}}
+    known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", *OPT_INS))
     same = (pl.col("sent") == pl.col("fingerprint")).fill_null(value=False) & (not full)
     if retry:
         same &= pl.col("outcome").is_in(_THROUGH)
     if confirms:
         same &= pl.col("confirmed_on").is_not_null() | (pl.col("outcome") != Bucket.ACCEPTED.value)
+    turns = ((pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS)
     as_before = pl.col("outcome").cast(pl.String).replace_strict(_SAME, default=None, return_dtype=pl.String)
     bucket = pl.when(same).then(as_before).when(pl.col("as_of") > day).then(pl.lit(Bucket.SUPERSEDED.value))
     return known.select(
@@ -112,14 +118,15 @@ def decide(
         code=pl.when(same).then(pl.col("code").cast(pl.String)),
         known="memory",
         confirmed_on="confirmed_on",
+        flips=pl.when(pl.col("as_of").is_not_null()).then(pl.any_horizontal(turns)),
     )
 
 
 def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """The parts of the next state: the old ones with `news` (the state's columns, one row a key) in their place.
 
-    `as_of` never goes back; `memory` and `confirmed_on` stay where the news have none, but a profile that the vendor
-    did not find is not confirmed any more.
+    `as_of` never goes back; `memory`, `confirmed_on` and the opt-ins stay where the news have none, but a profile that the
+    vendor did not find is not confirmed any more.
     """
     state, seen = State.load([news]), []
     is_news = pl.col("new_outcome").is_not_null()
@@ -134,7 +141,7 @@ def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame) -> Iterator[pl.Da
                 for name in ("fingerprint", "outcome", "code")
             ),
             as_of=pl.max_horizontal("as_of", "new_as_of"),
-            memory=pl.coalesce("new_memory", "memory"),
+            **{name: pl.coalesce(f"new_{name}", name) for name in ("memory", *OPT_INS)},
             confirmed_on=pl.when(not_found.fill_null(value=False))
             .then(None)
             .otherwise(pl.max_horizontal("new_confirmed_on", "confirmed_on")),

@@ -18,6 +18,8 @@ REFERENCES: dict[str, Any] = {
     "key": pl.String,
     "fingerprint": pl.UInt64,
     "memory": pl.UInt64,
+    "email_opt_in": pl.Boolean,
+    "sms_opt_in": pl.Boolean,
     "size": pl.UInt32,
 }
 # Rows of a complete batch whose vendor says how many failed, and not which. No bucket: only their numbers are known.
@@ -41,8 +43,11 @@ def plan_folder(run: str, plan: int) -> str:
 
 
 def references(work: Place, run: str, plan: int) -> pl.LazyFrame:
-    """`row`, `key`, `fingerprint`, `memory`, `size` of a plan's records, in the order in which its batches take them."""
-    return parts.scan(work, f"{plan_folder(run, plan)}/references", REFERENCES)
+    """The columns of REFERENCES for a plan's records, in the order in which its batches take them."""
+    found = parts.scan(work, f"{plan_folder(run, plan)}/references", REFERENCES)
+    written = found.collect_schema()  # an earlier version has written fewer of them
+    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in REFERENCES.items() if name not in written]
+    return found.with_columns(*missing).select(*REFERENCES)
 
 
 def batch_rows(work: Place, batch: Batch) -> pl.DataFrame:

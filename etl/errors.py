@@ -4,6 +4,7 @@ EtlError
 ├── ConfigError          fix the settings; nothing was sent
 ├── ExportError          the export as a whole cannot be used; nothing was sent (bad rows are data, not exceptions)
 ├── StorageError         the disk or the ledger does not work: put it right and run again; nothing is lost
+│   └── LedgerError      the ledger: nothing more is sent before it can be used
 ├── Busy                 somebody else holds the account, or the vendor asks for a long pause: come back later
 └── DeliveryError        one call went wrong; knows destination, batch, status and request id, never a value of a row
     ├── NotSent          proof that no byte of the request left: try again freely
@@ -15,6 +16,10 @@ EtlError
 """
 
 from __future__ import annotations
+
+import errno
+import traceback
+from pathlib import Path
 
 
 class EtlError(Exception):
@@ -35,6 +40,10 @@ class ExportError(EtlError):
 
 class StorageError(EtlError):
     """Files or the ledger cannot be written or read; what was sent, or may have been, stands in the ledger."""
+
+
+class LedgerError(StorageError):
+    """The ledger is out of reach, damaged, full, or not the one that belongs here; the message says what to do."""
 
 
 class Busy(EtlError):
@@ -90,3 +99,12 @@ class OutcomeUnknown(DeliveryError):
 
 class Redirected(OutcomeUnknown):
     """The vendor's address answered with a redirect, which is never followed."""
+
+
+def unforeseen(error: BaseException) -> str:
+    """What to say of an error that nobody raised on purpose: its kind and place, as its text may hold a value of a row."""
+    full = f"(os error {errno.ENOSPC})"  # how Polars says it
+    if isinstance(error, OSError) and (error.errno in {errno.ENOSPC, errno.EDQUOT} or full in str(error)):
+        return "no room is left on the disk: make some"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"internal error: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}"

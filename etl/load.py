@@ -30,7 +30,7 @@ from etl.pack import batches, current_plan, manifest, stage
 from etl.plan import figures
 from etl.policy import Budget, judge, outcome_of, throttle_pause
 from etl.run import RunContext
-from etl.state import absorb, load_state
+from etl.state import absorb, check_ledger, load_state
 from etl.wait import open_in_time, poll_due, until_next_poll
 
 STOPPED_BY_US = "stopped"
@@ -46,9 +46,12 @@ def load(ctx: RunContext) -> dict[str, Any]:
 
     Returns why it `stopped` early, or None, and for how many seconds to `wait` before another try. It stops as
     AWAITING while the vendor works on batches with the same profiles, or on as many as it may be given: whose job ends
-    makes room. What earlier runs left in doubt comes first. Raises Busy when another run of the account holds the lease for longer than the context's patience.
+    makes room. What earlier runs left in doubt comes first. Raises Busy when another run of the account holds the lease
+    for longer than the context's patience, and LedgerError, with nothing sent, for a ledger that cannot be relied on.
     """
     account, ledger = ctx.connection.account, ctx.ledger
+    ledger.check()
+    check_ledger(ctx.work, ledger, account)
     with ctx.lease() as fence:
         ledger.recover(account, fence)
         poll_due(ctx)

@@ -1,8 +1,8 @@
 """Pack: encodes the profiles, leaves out what the account knows already, and stages the exact bytes of every call.
 
-Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `fingerprint`), and for each plan of
-the run `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
-`fingerprint`, `memory`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of
+Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `fingerprint`, the opt-ins), and for each
+plan of the run `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
+`fingerprint`, `memory`, the opt-ins, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of
 what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the generation of the account's state that it was made from; load has it made anew
 when the account has moved on.
 """
@@ -41,7 +41,7 @@ RECORDS = "private/records"
 IDENTITY_SHARED = "identity_shared"
 _CALLS_FILE, _SUMMARY = "calls.arrow", "manifest.json"
 _CALLS = {"sha256": pl.String, "offset": pl.Int64, "size": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
-_JUDGED = ["row", "key", "fingerprint", "reason"]
+_JUDGED = ["row", "key", "fingerprint", "reason", *delta.OPT_INS]
 _UNIQUE = ("customer_id",)
 # The profiles' columns where there are none; those that decide on identities have their types.
 _NOBODY: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -53,7 +53,11 @@ _NOBODY: dict[str, pl.DataType | type[pl.DataType]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A staged plan; `generation` is that of the account's state when it was made."""
+    """A staged plan; `generation` is that of the account's state when it was made.
+
+    `kept` counts the rows of each bucket that are not sent, `known` those whose opt-ins the account knows, `flipped` those
+    of them with another opt-in now.
+    """
 
     plan: int
     generation: int
@@ -62,6 +66,8 @@ class Manifest:
     rows: int
     bytes: int
     kept: Mapping[str, int]
+    known: int
+    flipped: int
     calls: pl.DataFrame
 
 
@@ -88,11 +94,16 @@ def render(ctx: RunContext) -> dict[str, Any]:
 
 def _records(endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None) -> pl.DataFrame:
     if shared is None or shared.is_empty():
-        return endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+        return _encoded(endpoint, profiles)
     told = resolved(profiles, shared)
-    records = endpoint.render(told.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+    records = _encoded(endpoint, told)
     loses = told["identity_shared"].fill_null(value=False)
     return records.with_columns(reason=pl.when(loses).then(pl.lit(IDENTITY_SHARED)).otherwise("reason"))
+
+
+def _encoded(endpoint: Destination, profiles: pl.DataFrame) -> pl.DataFrame:
+    records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+    return records.hstack(profiles.select(delta.OPT_INS))
 
 
 def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
@@ -125,6 +136,9 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
             "rows": writer.taken,
             "bytes": writer.offset - len(writer.calls),
             "kept": writer.kept,
+            # What this run has settled was known to it; so a plan made anew finds no larger share than the one before.
+            "known": writer.known + len(settled),
+            "flipped": writer.flipped,
         }
         (path / _SUMMARY).write_text(json.dumps(summary))
     first: dict[str, Any] = ctx.work.read_json(f"{folder}/{_SUMMARY}") or summary
@@ -173,7 +187,7 @@ def manifest(ctx: RunContext, plan: int) -> Manifest:
     """A staged plan, read back."""
     folder = plan_folder(ctx.name, plan)
     value = ctx.work.read_json(f"{folder}/{_SUMMARY}") or {}
-    names = ("plan", "generation", "endpoint", "why", "rows", "bytes", "kept")
+    names = ("plan", "generation", "endpoint", "why", "rows", "bytes", "kept", "known", "flipped")
     calls = pl.read_ipc(ctx.work.fetch(f"{folder}/{_CALLS_FILE}"))
     return Manifest(calls=calls, **{name: value[name] for name in names})
 
@@ -253,10 +267,14 @@ class _Stage:
     offset: int = 0
     taken: int = 0
     first: int = 0
+    known: int = 0
+    flipped: int = 0
     _open: pl.Series = field(default_factory=lambda: pl.Series("record", [], dtype=pl.String))
 
     def add(self, number: int, part: pl.DataFrame) -> None:
         wanted = _wanted(part)
+        self.known += part["flips"].count()
+        self.flipped += wanted.filter("flips").height
         left = min(wanted.height, max(0, self.room.rows - self.taken))
         sent, late = wanted.head(left), wanted.slice(left)
         deferred = late.with_columns(bucket=pl.lit(Bucket.DEFERRED.value), code=pl.lit(self.room.code))
@@ -268,7 +286,9 @@ class _Stage:
                 self.kept[bucket] = self.kept.get(bucket, 0) + count
         if sent.height:
             records = _finished(self.endpoint, sent)
-            references = sent.select("row", "key", "fingerprint", "memory", size=records.str.len_bytes())
+            references = sent.select(
+                "row", "key", "fingerprint", "memory", *delta.OPT_INS, size=records.str.len_bytes()
+            )
             parts.write(self.path / "references", number, references)
             self.taken += sent.height
             self._open = pl.concat([self._open, records])

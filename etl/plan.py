@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import median
 from typing import Any
 
+from etl import gates
 from etl.destinations import connect
 from etl.model import Bucket
 from etl.pacing import Allowance, Pace, reserve, stored_pace
 from etl.pack import Manifest, current_plan
 from etl.run import RunContext
 
-VOLUME = "volume_unusual"
-_GATE_RECORDS = 1_000
-_GATE_DAYS = 3
-_GATE_LOW, _GATE_HIGH = 0.5, 3.0
+_HOW_TO_GO_ON = (
+    "Nothing is sent. If that is right, run again with --accept-volume (in Airflow, the param accept_volume)."
+)
 
 
 def plan(ctx: RunContext) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def figures(ctx: RunContext, staged: Manifest) -> dict[str, Any]:
             "used_after": used + staged.rows,
         },
         "deferred": staged.kept.get(Bucket.DEFERRED, 0),
-        **_gate(ctx, staged),
+        **_gates(ctx, staged),
     }
 
 
@@ -75,15 +74,21 @@ def seconds(calls: Iterable[int], allowance: Allowance, pace: Pace, now: float) 
     return last - now
 
 
-def _gate(ctx: RunContext, staged: Manifest) -> dict[str, str | None]:
-    """Stops a run whose CRM export is far from its usual size: a cut export must not pass for a small one."""
-    records = ctx.result("validate")["crm"]["records"]
-    earlier = ctx.ledger.usual_records(
-        sync=ctx.sync.name, destination=ctx.destination, before=str(ctx.day), days=_GATE_DAYS
-    )
-    usual = median(earlier) if len(earlier) == _GATE_DAYS else 0
-    is_usual = usual < _GATE_RECORDS or _GATE_LOW * usual <= records <= _GATE_HIGH * usual
-    if is_usual or ctx.options.accept_volume or not staged.rows:
+def _gates(ctx: RunContext, staged: Manifest) -> dict[str, str | None]:
+    """Whether the export has to wait for a person's word; one of which nothing would be sent has not, unless all is bad."""
+    crm = ctx.result("validate")["crm"]
+    bad = crm["unparsable"] + crm["quarantined"] + ctx.result("transform")["newer_quarantined"]
+    is_all_bad = 0 < crm["records"] == bad
+    if ctx.options.accept_volume or not (staged.rows or is_all_bad):
         return {"refused": None, "refused_why": None}
-    why = f"{records:,} CRM records, where the last {_GATE_DAYS} days had about {usual:,.0f}; nothing is sent. "
-    return {"refused": VOLUME, "refused_why": why + "If that is right, run again with --accept-volume."}
+    earlier = ctx.ledger.usual_records(
+        sync=ctx.sync.name, destination=ctx.destination, before=str(ctx.day), days=gates.DAYS
+    )
+    shut = gates.shut(
+        gates.Figures(
+            records=crm["records"], earlier=earlier, bad=bad, bad_share=ctx.sync.bad_share, known=staged.known,
+            flipped=staged.flipped,
+        )
+    )  # fmt: skip
+    why = f"{'; '.join(shut.values())}. {_HOW_TO_GO_ON}" if shut else None
+    return {"refused": next(iter(shut), None), "refused_why": why}

@@ -23,7 +23,7 @@ _NO_POS = {"records_in": 0, **dict.fromkeys(POS_BUCKETS, 0)}
 def report(ctx: RunContext) -> RunReport:
     """Writes `run_report.json` of a run that went through all steps, and closes the run in the ledger."""
     account = ctx.result("reconcile")
-    code = exit_code(account)
+    code = exit_code(account, refused=ctx.result("plan")["refused"] is not None)
     validated = ctx.result("validate")
     made = RunReport(
         **_head(ctx, code),
@@ -67,12 +67,15 @@ def from_dict(value: dict[str, Any]) -> RunReport:
     return RunReport(**{field.name: value[field.name] for field in fields(RunReport)})
 
 
-def exit_code(account: dict[str, Any]) -> int:
-    """Spec section 7: 4 does not balance, 3 not finished, 1 something to look at, 0 done."""
+def exit_code(account: dict[str, Any], *, refused: bool = False) -> int:
+    """Spec section 7: 4 does not balance, 3 not finished, 1 something to look at, 0 done.
+
+    A plan that was `refused` is not finished, also where all rows of its export are bad.
+    """
     if not account["balanced"]:
         return 4
     there = [bucket for bucket in Bucket if account["rows"][bucket.value]]
-    if any(bucket.is_unfinished for bucket in there):
+    if refused or any(bucket.is_unfinished for bucket in there):
         return 3
     refused_fields = any(reason["code"].startswith("field_refused") for reason in account["reasons"])
     return 1 if refused_fields or any(bucket.needs_attention for bucket in there) else 0
@@ -93,7 +96,7 @@ def as_text(report: RunReport) -> str:
     if report.reasons:
         lines += ["", "Reasons (CRM records)"]
         for reason in report.reasons:
-            sentence = _WORDS.get(reason["code"], "")
+            sentence = WORDS.get(reason["code"], "")
             lines.append(f"  {reason['count']:>12,}  {reason['code']}  {sentence}".rstrip())
     if report.batches:
         sizes = sum(batch["bytes"] for batch in report.batches)
@@ -104,12 +107,12 @@ def as_text(report: RunReport) -> str:
             f"{report.duplicates_possible:,} rows may have been delivered twice: their first outcome is unknown"
         )
     if report.notices:
-        lines += ["", "Notices", *(f"  {_NOTICES.get(notice, notice)}" for notice in report.notices)]
-    lines += ["", _next(report)]
+        lines += ["", "Notices", *(f"  {NOTICES.get(notice, notice)}" for notice in report.notices)]
+    lines += ["", next_step(report)]
     return "\n".join(lines)
 
 
-def _next(report: RunReport) -> str:
+def next_step(report: RunReport) -> str:
     """What to do now."""
     unfinished = [bucket for bucket in Bucket if bucket.is_unfinished and report.rows[bucket.value]]
     if unfinished == [Bucket.PROCESSING]:
@@ -122,7 +125,7 @@ def _next(report: RunReport) -> str:
     return _NEXT[report.exit_code]
 
 
-_WORDS = SENTENCES | {
+WORDS = SENTENCES | {
     **{code: f"{sentence[0].upper()}{sentence[1:]}." for code, sentence in TROUBLES.items()},
     "http_401": "The vendor did not accept the key or the project: check the connection.",
     "http_403": "The vendor does not allow this call: check the rights of the connection's key.",
@@ -131,6 +134,8 @@ _WORDS = SENTENCES | {
     "limit": "Held back by --limit.",
     "quota": "The quota, less the share left to other callers, is used up for now.",
     "volume_unusual": "The export has an unusual number of records; --accept-volume lets it pass.",
+    "bad_share_high": "Too many of the export's records are bad; --accept-volume lets the good ones pass.",
+    "opt_ins_flipped": "Too many opt-ins would change at once; --accept-volume lets them pass.",
     "too_many_attributes": "More attributes than the vendor takes for one profile.",
     "record_too_large": "Larger than one call may be.",
     "profile_too_large": "Larger than the vendor takes for one profile.",
@@ -161,7 +166,7 @@ _STOPS = {
     "stopped": "told to stop (Ctrl-C or SIGTERM)",
     "throttled": "the vendor asked for a long pause",
 }
-_NOTICES = {
+NOTICES = {
     "pos_incomplete": "pos_incomplete: no POS export has landed for this day, so no purchase value was sent at all",
 }
 _TRIED_AGAIN = (

@@ -24,8 +24,8 @@ class Options:
     """What a run can be asked for besides its day.
 
     `full` sends unchanged profiles too, `retry` those that the vendor did not take or lost, `limit` delivers the first
-    changed profiles only, `dry_run` sends nothing, `wait` stays until the vendor confirms, `accept_volume` lets an unusual
-    number of records pass.
+    changed profiles only, `dry_run` sends nothing, `wait` stays until the vendor confirms, `accept_volume` lets an
+    export pass that looks wrong as a whole (`etl.gates`).
     """
 
     full: bool = False

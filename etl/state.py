@@ -12,8 +12,9 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 
-from etl.delta import OUTCOME, STATE, State, updated
+from etl.delta import OPT_INS, OUTCOME, STATE, State, updated
 from etl.ends import UNIDENTIFIED, row_ends
+from etl.errors import LedgerError
 from etl.ledger import Ledger, Run
 from etl.model import Batch, Bucket
 from etl.storage import Place
@@ -23,8 +24,28 @@ _DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
 
 
 def load_state(work: Place, ledger: Ledger, account: str) -> State:
-    """The current state of an account, for look-ups."""
+    """The current state of an account, for look-ups; raises LedgerError where it and the ledger do not belong together."""
+    check_ledger(work, ledger, account)
     return State.load(_parts(work, ledger.account(account).state_path))
+
+
+def check_ledger(work: Place, ledger: Ledger, account: str) -> None:
+    """Raises LedgerError if the ledger and the work folder's state of an account do not belong together.
+
+    A state that was written under a lease which the ledger has never given tells of an older copy, or of a new ledger in
+    the place of a lost one: it does not know of all that was sent.
+    """
+    folder = f"{FOLDER}/{account}"
+    names = work.names(folder)  # before the look into the ledger: another process may be writing a state now
+    newest = max((int(name.rpartition("-")[2]) for name in names if name[0].isdigit()), default=0)
+    known = ledger.account(account)
+    if newest > known.fence:
+        raise LedgerError(
+            f"the ledger is older than {folder} of the work folder, and does not know all that was sent: put the right one "
+            "back. If it is lost for good, remove that folder, and every profile is sent again"
+        )
+    if known.state_path is not None and not work.exists(known.state_path):
+        raise LedgerError(f"the work folder lacks {known.state_path}, which the ledger names: put the right one back")
 
 
 def absorb(
@@ -99,4 +120,5 @@ def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch]) -> pl
         code=code.cast(pl.Categorical),
         memory=pl.when(is_delivered).then("memory"),
         confirmed_on=pl.when(pl.col("end") == Bucket.CONFIRMED.value).then(pl.lit(today)),
+        **{name: pl.when(is_delivered).then(name) for name in OPT_INS},
     )

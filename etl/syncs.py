@@ -26,7 +26,8 @@ class Export:
 class Sync:
     """One CRM export and one POS export, carried to one destination every day.
 
-    `schedule` is a cron expression in `timezone`; a run covers the day before it.
+    `schedule` is a cron expression in `timezone`; a run covers the day before it. An export of at least 1,000 records of
+    which more than `bad_share` are bad is not sent before somebody accepts it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Sync:
     timezone: str = "UTC"
     schedule: str = "0 2 * * *"
     owner: str = "data-engineering"
+    bad_share: float = 0.2
 
 
 SYNCS: dict[str, Sync] = {

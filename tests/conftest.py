@@ -153,7 +153,7 @@ class Installation:
             customers = {f"C-{number:05d}": {} for number in range(customers)}
         folder = self.root / "landing" / "crm" / str(day)
         folder.mkdir(parents=True, exist_ok=True)
-        names = ("customer_id", "email", "phone", "city", "updated_at")
+        names = ("customer_id", "email", "phone", "city", "email_opt_in", "sms_opt_in", "updated_at")
         with (folder / "customers.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()

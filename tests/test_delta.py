@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from etl.delta import STATE, State, decide, fingerprint, updated
+from etl.delta import OPT_INS, STATE, State, decide, fingerprint, updated
 
 DAY = date(2026, 3, 2)
 KEYS = [f"C-{number}" for number in range(6)]
@@ -30,13 +30,17 @@ class Known:
     code: str | None = None
     memory: int | None = None
     confirmed_on: date | None = None
+    email_opt_in: bool | None = None
+    sms_opt_in: bool | None = None
 
 
 STAYS = ("processing", "failed_at_destination", "not_found", "unreported", "stuck")
 memories = st.none() | st.integers(0, 2**64 - 1)
+opt_in = st.none() | st.booleans()
+opt_ins = st.tuples(opt_in, opt_in)
 known = st.one_of(
-    st.builds(Known, st.integers(0, 3), days, st.just("accepted"), st.none(), memories),
-    st.builds(Known, st.integers(0, 3), days, st.just("confirmed"), st.none(), memories, days),
+    st.builds(Known, st.integers(0, 3), days, st.just("accepted"), st.none(), memories, st.none(), opt_in, opt_in),
+    st.builds(Known, st.integers(0, 3), days, st.just("confirmed"), st.none(), memories, days, opt_in, opt_in),
     st.builds(Known, st.integers(0, 3), days, st.just("rejected"), st.sampled_from(["http_400", "http_422"])),
     st.builds(Known, st.integers(0, 3), days, st.sampled_from(STAYS)),
     st.builds(Known, st.integers(0, 3), days, st.just("unidentified"), st.sampled_from(["batch-1", "batch-2"])),
@@ -48,9 +52,10 @@ def frame(model: dict[str, Known]) -> pl.DataFrame:
     return pl.DataFrame([{"key": key, **asdict(k)} for key, k in model.items()], schema=STATE)
 
 
-def records(wanted: dict[str, int]) -> pl.DataFrame:
-    schema = {"key": pl.String, "fingerprint": pl.UInt64}
-    return pl.DataFrame({"key": list(wanted), "fingerprint": list(wanted.values())}, schema=schema)
+def records(wanted: dict[str, int], told: dict[str, tuple[bool | None, bool | None]] | None = None) -> pl.DataFrame:
+    schema = {name: STATE[name] for name in ("key", "fingerprint", *OPT_INS)}
+    rows = [(key, print_, *(told or {}).get(key, (None, None))) for key, print_ in wanted.items()]
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def judged(model: Known | None, print_: int, day: date, *, full: bool, retry: bool, confirms: bool):
@@ -83,6 +88,19 @@ def test_decide_agrees_with_the_rule(model, wanted, day, full, retry, confirms):
     assert decided.select("known", "confirmed_on").rows() == [(k.memory, k.confirmed_on) for k in remembered]
 
 
+@given(st.dictionaries(keys, known), st.dictionaries(keys, opt_ins))
+def test_an_opt_in_flips_when_it_turns_into_its_opposite(model, told):
+    """Against what was accepted last; a blank on either side says nothing, and of a stranger nothing is known."""
+
+    def flips(key: str) -> bool | None:
+        if (old := model.get(key)) is None:
+            return None
+        return any({a, b} == {True, False} for a, b in zip(told[key], (old.email_opt_in, old.sms_opt_in), strict=True))
+
+    decided = decide(records(dict.fromkeys(told, 1), told), State.load([frame(model)]), DAY)
+    assert decided["flips"].to_list() == [flips(key) for key in told]
+
+
 @given(st.lists(st.dictionaries(keys, known), max_size=5), st.lists(st.sampled_from([*KEYS, "C-unknown"])))
 def test_a_key_is_found_in_whichever_part_it_stands(parts, asked):
     """Looking up keys, known or not, repeated or not, gives what a dictionary would."""
@@ -104,6 +122,8 @@ def after(old: Known, new: Known) -> Known:
         as_of=max(new.as_of, old.as_of),
         memory=old.memory if new.memory is None else new.memory,
         confirmed_on=max(confirmed) if confirmed and new.outcome != "not_found" else None,
+        email_opt_in=old.email_opt_in if new.email_opt_in is None else new.email_opt_in,
+        sms_opt_in=old.sms_opt_in if new.sms_opt_in is None else new.sms_opt_in,
     )
 
 
@@ -134,9 +154,11 @@ TestStateMachine.settings = settings(max_examples=20, stateful_step_count=8)
 
 
 def test_a_state_of_an_earlier_version_is_read():
-    """It has no memory and no confirmation, and fewer ways to end."""
+    """It has no memory, no confirmation and no opt-ins, and fewer ways to end."""
     old = frame({"C-1": Known(1, DAY, "accepted"), "C-2": Known(2, DAY, "rejected", "http_400")})
-    earlier = old.drop("memory", "confirmed_on").cast({"outcome": pl.Enum(["accepted", "rejected", "unknown"])})
+    earlier = old.drop("memory", "confirmed_on", *OPT_INS).cast(
+        {"outcome": pl.Enum(["accepted", "rejected", "unknown"])}
+    )
     assert pl.concat(updated([earlier], frame({}))).equals(old)
     assert State.load([earlier]).find(pl.Series(["C-2"]))["code"].to_list() == ["http_400"]
 

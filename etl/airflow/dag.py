@@ -83,7 +83,7 @@ def _params() -> dict[str, Param]:
         "dry_run": Param(
             False, type="boolean", description="Stage the payloads and show the plan in the task `plan`; send nothing"
         ),
-        "accept_volume": Param(False, type="boolean", description="Let an unusual number of records pass"),
+        "accept_volume": Param(False, type="boolean", description="Let an export pass that looks wrong as a whole"),
     }
 
 

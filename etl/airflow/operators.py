@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
@@ -20,9 +19,10 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
+from etl import gates
 from etl.airflow.hooks import connection
 from etl.airflow.identity import run_day, run_id
-from etl.errors import Busy, ConfigError, EtlError, ExportError
+from etl.errors import Busy, ConfigError, EtlError, ExportError, unforeseen
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from etl.run import RunContext
 
 # Reasons to stop that another try cannot mend today; the report names them.
-_FINAL = frozenset({"quota", "volume_unusual", "http_401", "http_403", "http_404"})
+_FINAL = frozenset({"quota", *gates.CODES, "http_401", "http_403", "http_404"})
 # Not now, but later: no try is used up, the task comes back after a pause, which is at least so many seconds long.
 _SHORTEST_PAUSE_S = {"throttled": 30.0, "http_429": 30.0, "awaiting": 1.0}
 # A pause that is over by so much was forgotten: no triggerer runs.
@@ -225,7 +225,5 @@ def translated(log: Callable[..., object]) -> Iterator[None]:
     except (EtlError, AirflowException):
         raise
     except Exception as error:  # noqa: BLE001  (the outer edge of a task; it raises again)
-        name, last = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-        log("%s, without its text:\n%s", name, "".join(traceback.format_tb(error.__traceback__)))
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        raise AirflowException(f"internal error: {name} at {where}; nothing is lost") from None
+        log("%s, without its text:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        raise AirflowException(f"{unforeseen(error)}; nothing is lost") from None

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from etl.errors import Busy, StorageError
+from etl.errors import Busy, LedgerError
 from etl.ledger.store import Ledger, LostLeaseError
 
 LEASE_S = 60.0
@@ -74,7 +74,7 @@ def _take(ledger: Ledger, account: str, me: str, lease_s: float) -> int | None:
 
 def _keep(ledger: Ledger, account: str, fence: int, lease_s: float) -> bool:
     """Holds the lease for longer; False when it is somebody else's, and the next intent of this process is refused."""
-    with suppress(StorageError):  # the database is out of reach or busy; the lease lasts for another try
+    with suppress(LedgerError):  # the database is out of reach or busy; the lease lasts for another try
         try:
             ledger.renew_lease(account, fence=fence, until=ledger.now() + lease_s)
         except LostLeaseError:

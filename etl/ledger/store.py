@@ -11,16 +11,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from etl.errors import ConfigError, EtlError, StorageError
+from etl.errors import ConfigError, EtlError
 from etl.ledger.migrate import migrate
 from etl.ledger.schema import accounts, attempts, batches, jobs, quota_slices, row_codes, runs
+from etl.ledger.trouble import mount_table, network_file_system, trouble
 from etl.model import AttemptOutcome, Batch, BatchState, RowCode
 
 QUOTA_SLICE_S = 300
@@ -40,8 +41,9 @@ class LostLeaseError(EtlError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """An account's state file (a name in the work folder, None before the first) and its generation."""
+    """An account's state file (a name in the work folder, None before the first), its generation, and its newest fence."""
 
+    fence: int
     generation: int
     state_path: str | None
 
@@ -106,7 +108,7 @@ class Ending:
 class Ledger:
     """The ledger at a database URL, migrated to the newest schema when it is opened.
 
-    Whatever is asked of it raises StorageError when the database does not work.
+    Whatever is asked of it raises LedgerError when the database does not work.
 
     `clock` gives seconds since the epoch; without one it is the database's at opening, and from there on this machine's
     monotonic one, so that nobody's clock change moves a rate or a quota.
@@ -135,7 +137,7 @@ class Ledger:
         if outer is not None:
             yield outer
             return
-        with _told(), self.engine.begin() as db:
+        with self._guarded(), self.engine.begin() as db:
             self._open.transaction = db
             try:
                 yield db
@@ -149,8 +151,35 @@ class Ledger:
         if outer is not None:
             yield outer
             return
-        with _told(), self.engine.connect() as db:
+        with self._guarded(), self.engine.connect() as db:
             yield db
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """The database's own troubles as a LedgerError; what is a mistake of ours goes its way."""
+        try:
+            yield
+        except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError):
+            raise
+        except sa.exc.DBAPIError as error:
+            raise trouble(self.engine.url, error.orig) from None
+        except sqlite3.Error as error:
+            raise trouble(self.engine.url, error) from None
+        except UnicodeDecodeError:  # the driver stumbles over its own message, which repeats what is damaged
+            raise trouble(self.engine.url, None) from None
+
+    def check(self) -> None:
+        """Raises LedgerError for a file that is damaged, as far as SQLite can tell, or takes no write.
+
+        PostgreSQL keeps watch by itself.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        with self._guarded(), closing(self.engine.raw_connection()) as connection:
+            # Outside of a transaction, so that others may write meanwhile.
+            if connection.cursor().execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
+                raise trouble(self.engine.url, None)
+            connection.cursor().execute("PRAGMA user_version = 0")  # means nothing, and is written all the same
 
     def close(self) -> None:
         """Gives the database connections back."""
@@ -400,7 +429,7 @@ class Ledger:
         self.ensure(accounts, account=account)
         with self.reading() as db:
             row = db.execute(sa.select(accounts).where(accounts.c.account == account)).one()
-            return Account(generation=row.generation, state_path=row.state_path)
+            return Account(fence=row.fence, generation=row.generation, state_path=row.state_path)
 
     def unabsorbed(self, account: str) -> list[Batch]:
         """Batches whose outcome does not stand in the account's state file yet, by run and plan, wholes before halves.
@@ -535,23 +564,6 @@ def chunks(ids: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
     return (ids[at : at + size] for at in range(0, len(ids), size))
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """A database that does not work, as a sentence for people. PostgreSQL's own words may hold what nobody should read."""
-    try:
-        yield
-    except sa.exc.DatabaseError as error:
-        if not isinstance(error, sa.exc.OperationalError) and type(error) is not sa.exc.DatabaseError:
-            raise
-        is_sqlite = isinstance(error.orig, sqlite3.Error)
-        reason = str(error.orig) if is_sqlite else type(error.orig).__name__
-    else:
-        return
-    raise StorageError(
-        f"the ledger does not work ({reason}), and nothing is sent without it: put that right, then run it again"
-    )
-
-
 def _engine(url: str) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
@@ -567,7 +579,16 @@ def _engine(url: str) -> sa.Engine:
     if parsed.database:
         from etl.storage import make_folder
 
-        make_folder(Path(parsed.database).parent)
+        path = Path(parsed.database.removeprefix("file:")).resolve()
+        if kind := network_file_system(path, mount_table()):
+            raise ConfigError(
+                f"the ledger {path} is on a network file system ({kind}), where SQLite is not safe: set PROFILE_ETL_LEDGER to "
+                "a file on a local disk (sqlite:////...), or to postgresql+psycopg://..."
+            )
+        try:
+            make_folder(path.parent)
+        except OSError as error:
+            raise ConfigError(f"the ledger's folder {path.parent} cannot be made: {error.strerror}") from None
     engine = sa.create_engine(parsed, connect_args={"timeout": 60})
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN IMMEDIATE"))

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etl.gates import CODES
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["files", "why", "rows"]), inner),
@@ -28,7 +30,7 @@ def test_no_text_of_a_result_gets_into_xcom(result: dict[str, Any]) -> None:
     assert _texts(counts(result)) == []
 
 
-@pytest.mark.parametrize("stopped", [None, "quota", "volume_unusual", "http_401", "http_403", "http_404", "http_302"])
+@pytest.mark.parametrize("stopped", [None, "quota", *CODES, "http_401", "http_403", "http_404", "http_302"])
 def test_what_another_try_cannot_mend_goes_to_the_report(stopped: str | None) -> None:
     """No retry is spent where the vendor would answer the same."""
     from etl.airflow.operators import pause_after

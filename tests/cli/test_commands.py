@@ -413,3 +413,32 @@ def test_a_terminal_that_lacks_letters_is_no_reason_to_fail(shop):
     done = shop.process("run", "crm_to_batch", "--date", day, "--json", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "\\u" in done.stdout
+
+
+def test_a_day_that_was_let_pass_can_be_retried(shop):
+    """The export looks as wrong as before, and the one row that was rejected may go with the same word."""
+    day = "2026-03-30"
+    good = [f"{day}-{n},c{n}@example.org,,Lyon,{day}T08:00:00Z" for n in range(700)]
+    shop.land(day, *good, *(f"{day}-{n},nobody,,Lyon,{day}T08:00:00Z" for n in range(700, 1_000)))
+    held = _run(shop, day)
+    assert (held.returncode, "--accept-volume" in held.stdout) == (3, True)
+    shop.faults({"refuse_call_with": f"{day}-7"})
+    assert _rows(_run(shop, day, "--accept-volume", "--json")) == {"quarantined": 300, "accepted": 699, "rejected": 1}
+    shop.faults()
+    assert shop("retry", "crm_to_batch", "--date", day).returncode == 3
+    done = shop("retry", "crm_to_batch", "--date", day, "--accept-volume", "--json")
+    assert _rows(done) == {"quarantined": 300, "unchanged": 699, "accepted": 1}
+
+
+def test_a_report_as_a_page(shop, tmp_path):
+    """`--html FILE` writes it beside what is printed; a file that cannot be written is exit 2 and a sentence."""
+    day = "2026-03-31"
+    shop.customers(day, 3)
+    _run(shop, day)
+    page = tmp_path / "page.html"
+    done = shop("report", "crm_to_batch", "--date", day, "--html", str(page))
+    assert (done.returncode, "3  accepted" in done.stdout) == (0, True)
+    assert f"crm_to_batch to batch, {day}" in page.read_text()
+    for nowhere in (tmp_path, page / "page.html"):
+        refused = shop("report", "crm_to_batch", "--date", day, "--html", str(nowhere))
+        assert (refused.returncode, f"{nowhere} cannot be written" in refused.stderr) == (2, True)

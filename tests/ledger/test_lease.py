@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from etl.errors import Busy, StorageError
+from etl.errors import Busy, LedgerError
 from etl.ledger import Ledger, LostLeaseError, lease
 
 HOLDER = """
@@ -88,7 +88,7 @@ def test_a_lease_is_renewed_while_its_holder_works(real_ledger, account):
 
 def test_a_moments_trouble_with_the_database_does_not_end_the_renewing(real_ledger, account, monkeypatch):
     """A renewal that fails is tried again in time."""
-    renew, failures = real_ledger.renew_lease, [StorageError("")]
+    renew, failures = real_ledger.renew_lease, [LedgerError("the ledger is out of reach")]
 
     def trouble(*args, **kwargs) -> None:
         if failures:
