@@ -141,13 +141,8 @@ def explain(
     from etl.explain import explain
     from etl.settings import Settings
 
-    if id_ != "-":
-        raise ConfigError("--id takes -, and the id itself on stdin: an argument would stand in the shell's history")
-    customer_id = sys.stdin.readline().rstrip("\r\n")
-    if not customer_id:
-        raise ConfigError("no customer id came on stdin")
     found = 0
-    for line in explain(Settings.from_environment(), customer_id):
+    for line in explain(Settings.from_environment(), _customer_id(id_)):
         found += 1
         _print(line)
     if not found:
@@ -189,6 +184,27 @@ def export_quarantine(
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from None
     _print(f"{rows.height:,} rows in {output}, readable by you only")
+
+
+@app.command()
+def purge(
+    *, days: Annotated[int, typer.Option(min=0, help="Only runs that are over for so many days.")] = 30
+) -> None:
+    """Remove the personal data of old runs; what may still be needed is left, and named."""
+    from etl.ledger import Ledger
+    from etl.purge import purge
+    from etl.settings import Settings
+    from etl.storage import Place
+
+    settings = Settings.from_environment()
+    done = purge(Ledger(settings.ledger), Place(settings.work), days=days)
+    _print(
+        f"removed: the private files of {done.runs:,} runs, {done.snapshots:,} copies of exports, "
+        f"{done.leftovers:,} half-written ones; {done.bytes:,} bytes"
+    )
+    _print(f"left: {done.young:,} runs of the last {days:,} days, and {len(done.left):,} older ones")
+    for line in done.left:
+        _print(f"  {line}")
 
 
 @app.command()
@@ -255,6 +271,15 @@ def main() -> None:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"
         _fail(f"internal error: {type(error).__name__} at {place}. Nothing is lost; run it again, or report it.", 3)
+
+
+def _customer_id(id_: str) -> str:
+    if id_ != "-":
+        raise ConfigError("--id takes -, and the id itself on stdin: an argument would stand in the shell's history")
+    customer_id = sys.stdin.readline().rstrip("\r\n")
+    if not customer_id:
+        raise ConfigError("no customer id came on stdin")
+    return customer_id
 
 
 def _quarantined(sync: str, day: str, destination: str | None, export: str) -> pl.DataFrame:
