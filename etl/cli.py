@@ -188,23 +188,45 @@ def export_quarantine(
 
 @app.command()
 def purge(
-    *, days: Annotated[int, typer.Option(min=0, help="Only runs that are over for so many days.")] = 30
+    *,
+    days: Annotated[int, typer.Option(min=0, help="Only runs that are over for so many days.")] = 30,
+    id_: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="-", help="Erase one customer instead: the id on stdin; old addresses on further lines."
+        ),
+    ] = None,
 ) -> None:
-    """Remove the personal data of old runs; what may still be needed is left, and named."""
+    """Remove the personal data of old runs, or of one customer from all runs; what may still be needed is left, and named."""
+    from etl.erase import erase
     from etl.ledger import Ledger
     from etl.purge import purge
     from etl.settings import Settings
     from etl.storage import Place
 
     settings = Settings.from_environment()
-    done = purge(Ledger(settings.ledger), Place(settings.work), days=days)
+    work = Place(settings.work)
+    if id_ is None:
+        done = purge(Ledger(settings.ledger), work, days=days)
+        _print(
+            f"removed: the private files of {done.runs:,} runs, {done.snapshots:,} copies of exports, "
+            f"{done.leftovers:,} half-written ones; {done.bytes:,} bytes"
+        )
+        _print(f"left: {done.young:,} runs of the last {days:,} days, and {len(done.left):,} older ones")
+        for line in done.left:
+            _print(f"  {line}")
+        return
+    customer_id = _customer_id(id_)
+    gone = erase(Ledger(settings.ledger), work, customer_id, iter(lambda: sys.stdin.readline().strip(), ""))
     _print(
-        f"removed: the private files of {done.runs:,} runs, {done.snapshots:,} copies of exports, "
-        f"{done.leftovers:,} half-written ones; {done.bytes:,} bytes"
+        f"erased from {gone.runs:,} runs and the state of {gone.states:,} accounts; "
+        f"{gone.snapshots:,} copies of exports removed"
     )
-    _print(f"left: {done.young:,} runs of the last {days:,} days, and {len(done.left):,} older ones")
-    for line in done.left:
-        _print(f"  {line}")
+    for line in gone.left:
+        _print(f"  left: {line}")
+    _print("The landing folder, the vendors and what was exported to a CSV have to be cleaned by themselves.")
+    if gone.left:
+        raise typer.Exit(3)
 
 
 @app.command()
