@@ -59,13 +59,9 @@ def erase(ledger: Ledger, work: Place, customer_id: str, addresses: Iterable[str
         marks = {customer_id, *_addresses([work / run.name for run in kept], customer_id, addresses)}
         # An address leads to the state and to rows without an id, the id to everything else; so it goes last.
         states = [account for account in work.names(state.FOLDER) if _forget(work, ledger, account, marks)]
-        cleaned = {place.root for place in over if _clean(place, _QUARANTINES, _nameless(marks))}
-        for place in over:
-            if _holds(place, (_RECEIPTS, *_STAYING), _named(customer_id)):
-                purge.mark(place)
-                _strip(place)
-                _clean(place, _STAYING, _named(customer_id))
-                cleaned.add(place.root)
+        cleaned = {
+            run.root for theirs in (_nameless(marks), _named(customer_id)) for run in over if _clean(run, theirs)
+        }
         snapshots = purge.remove_snapshots(ledger, work, needed)
         purge.remove_leftovers(work)
         left = list(_left(work, needed, customer_id, marks))
@@ -99,6 +95,8 @@ def _nameless(marks: set[str]) -> _Theirs:
     anywhere = rf"(?i)(?:^|{_BORDER})(?:{'|'.join(map(pl.escape_regex, listed))})(?:$|{_BORDER})"
 
     def theirs(rows: pl.DataFrame) -> pl.Series:
+        if "codes" not in rows.columns:  # they are valid
+            return pl.repeat(value=False, n=rows.height, dtype=pl.Boolean, eager=True)
         codes, no = pl.col("codes"), pl.lit(value=False)
         of_nobody = pl.any_horizontal(codes.list.contains(code) for code in _OF_NOBODY)
         address = pl.any_horizontal(no, *(pl.col(c).is_in(listed) for c in ("email", "phone") if c in rows.columns))
@@ -125,29 +123,26 @@ def _forget(work: Place, ledger: Ledger, account: str, marks: set[str]) -> int:
         return state.forget(work, ledger, account, marks, fence=fence)
 
 
-def _clean(run: Place, folders: Iterable[str], theirs: _Theirs) -> bool:
-    """Takes their rows out of a run's files; False when there are none."""
-    found = False
-    for name in [f"{folder}/{name}" for folder in folders for name in run.names(folder)]:
-        rows = pl.read_ipc(run.fetch(name))
-        is_theirs = theirs(rows)
-        if is_theirs.any():
-            found = True
-            purge.mark(run)
-            with run.bench(PRIVATE) as bench:
-                # Of the newest layout, a frame may bring the texts along that were filtered out.
-                rows.filter(~is_theirs).write_ipc(bench / "part", compat_level=pl.CompatLevel.oldest())
-                run.publish(bench / "part", name)
-    return found
-
-
-def _strip(run: Place) -> None:
-    """Removes all that nobody reads any more of a run that is over."""
+def _clean(run: Place, theirs: _Theirs) -> bool:
+    """Takes their rows out of what stays of a run, and the rest of its files away; False when there are no such rows."""
+    files = [f"{folder}/{name}" for folder in _STAYING for name in run.names(folder)]
+    telling = {file for file in files if theirs(pl.read_ipc(run.fetch(file))).any()}
+    if not telling and not _holds(run, [_RECEIPTS], theirs):
+        return False
+    purge.mark(run)
     for name in run.names(PRIVATE):
         if name not in _SHARED:
             run.remove(f"{PRIVATE}/{name}")
     for folder in _GOING:
         run.remove(folder)
+    for file in sorted(files, key=telling.__contains__):
+        rows = pl.read_ipc(run.fetch(file))
+        with run.bench(PRIVATE) as bench:
+            # Every file is written anew, and in the older layout: in the newer one, a frame brings texts of rows along
+            # that were filtered out of it, also long before this.
+            rows.filter(~theirs(rows)).write_ipc(bench / "part", compat_level=pl.CompatLevel.oldest())
+            run.publish(bench / "part", file)
+    return True
 
 
 def _left(work: Place, needed: Iterable[purge.Kept], customer_id: str, marks: set[str]) -> Iterator[str]:

@@ -141,6 +141,17 @@ def _long_id(work):
     return {name: [GONE] for name in hits}
 
 
+@pytest.mark.parametrize("row", [_person(MONDAY, birthday="never"), _person(MONDAY, key="", birthday="never")])
+def test_texts_that_a_filter_has_left_in_a_file_are_gone_too(installation, row):
+    """An Arrow file may hold the texts of rows that are in another one: here the valid rows', those of quarantined ones."""
+    _land(installation, MONDAY, row)
+    installation.run()
+    work = installation.root / "work"
+    assert any("/valid/" in name for name in found_in_files([EMAIL], work)), "this is about something"
+    _erase(installation, addresses=[EMAIL])
+    assert found_in_files([EMAIL, "Canarinetti"], work) == {}
+
+
 def test_the_others_are_not_sent_again(accounts, emulator):
     """Their state is what it was; the customer's is forgotten."""
     _erase(accounts[0])
