@@ -16,8 +16,8 @@ from etl.storage import Place
 from etl.transform.step import QUARANTINES
 
 _FOLDERS = {"crm": QUARANTINES, "pos": (f"{validate.FOLDER}/pos/quarantine",)}
-# What a spreadsheet takes for the beginning of a formula.
-_FORMULA = r"^[=+\-@\t\r]"
+# What a spreadsheet takes for the beginning of a formula, or may; the last four are the wide forms of the first.
+_FORMULA = r"^[=+\-@\t\r\n\u{FF1D}\u{FF0B}\u{FF0D}\u{FF20}]"
 
 
 def newest(work: Place, ledger: Ledger, *, sync: str, day: str, destination: str, export: str) -> pl.DataFrame:
