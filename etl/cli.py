@@ -147,13 +147,8 @@ def explain(
     from etl.explain import explain
     from etl.settings import Settings
 
-    if id_ != "-":
-        raise ConfigError("--id takes -, and the id itself on stdin: an argument would stand in the shell's history")
-    customer_id = sys.stdin.readline().rstrip("\r\n")
-    if not customer_id:
-        raise ConfigError("no customer id came on stdin")
     found = 0
-    for line in explain(Settings.from_environment(), customer_id):
+    for line in explain(Settings.from_environment(), _customer_id(id_)):
         found += 1
         _print(line)
     if not found:
@@ -204,6 +199,49 @@ def export_quarantine(
     with _writing(output):
         write_csv(rows, output)
     _print(f"{rows.height:,} rows in {output}, readable by you only")
+
+
+@app.command()
+def purge(
+    *,
+    days: Annotated[int, typer.Option(min=0, help="Only runs that are over for so many days.")] = 30,
+    id_: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="-", help="Erase one customer instead: the id on stdin; old addresses on further lines."
+        ),
+    ] = None,
+) -> None:
+    """Remove the personal data of old runs, or of one customer from all runs; what may still be needed is left, and named."""
+    from etl.erase import erase
+    from etl.ledger import Ledger
+    from etl.purge import purge
+    from etl.settings import Settings
+    from etl.storage import Place
+
+    settings = Settings.from_environment()
+    work = Place(settings.work)
+    if id_ is None:
+        done = purge(Ledger(settings.ledger), work, days=days)
+        _print(
+            f"removed: the private files of {done.runs:,} runs, {done.snapshots:,} copies of exports, "
+            f"{done.leftovers:,} half-written ones; {done.bytes:,} bytes"
+        )
+        _print(f"left: {done.young:,} runs of the last {days:,} days, and {len(done.left):,} older ones")
+        for line in done.left:
+            _print(f"  {line}")
+        return
+    customer_id = _customer_id(id_)
+    gone = erase(Ledger(settings.ledger), work, customer_id, iter(lambda: sys.stdin.readline().strip(), ""))
+    _print(
+        f"erased from {gone.runs:,} runs and the state of {gone.states:,} accounts; "
+        f"{gone.snapshots:,} copies of exports removed"
+    )
+    for line in gone.left:
+        _print(f"  left: {line}")
+    _print("The landing folder, the vendors and what was exported to a CSV have to be cleaned by themselves.")
+    if gone.left:
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -268,6 +306,15 @@ def main() -> None:
         _fail(str(error), 3)
     except Exception as error:  # noqa: BLE001  (the outer edge; a foreign error's text may hold a value of a row)
         _fail(f"{unforeseen(error)}. Nothing is lost; run it again, or report it.", 3)
+
+
+def _customer_id(id_: str) -> str:
+    if id_ != "-":
+        raise ConfigError("--id takes -, and the id itself on stdin: an argument would stand in the shell's history")
+    customer_id = sys.stdin.readline().rstrip("\r\n")
+    if not customer_id:
+        raise ConfigError("no customer id came on stdin")
+    return customer_id
 
 
 def _quarantined(sync: str, day: str, destination: str | None, export: str) -> pl.DataFrame:

@@ -23,7 +23,7 @@ from typing import Any
 import polars as pl
 
 from contracts.profiles import COLUMNS
-from etl import delta, parts
+from etl import delta, parts, tombstones
 from etl.client import Client
 from etl.destinations import Chosen, choose, connect_all
 from etl.destinations.base import AwaitsCompletion, Destination
@@ -40,6 +40,7 @@ from etl.transform import step as transform
 RECORDS = "private/records"
 IDENTITY_SHARED = "identity_shared"
 _CALLS_FILE, _SUMMARY = "calls.arrow", "manifest.json"
+ERASED = "erased"
 _CALLS = {"sha256": pl.String, "offset": pl.Int64, "size": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
 _JUDGED = ["row", "key", "fingerprint", "reason", *delta.OPT_INS]
 _UNIQUE = ("customer_id",)
@@ -74,21 +75,27 @@ class Manifest:
 def render(ctx: RunContext) -> dict[str, Any]:
     """Encodes every profile; a profile that the vendor would refuse is unsendable.
 
-    Where the vendor knows people by something that several customers share, one of them is sent for all.
+    Where the vendor knows people by something that several customers share, one of them is sent for all. Whoever was
+    erased speaks for nobody.
     """
+    profiles = f"{transform.FOLDER}/profiles"
+    gone = tombstones.erased_rows(ctx.work, parts.frames(ctx.place, profiles, ["row", "customer_id"]), ctx.day)
+    is_gone = pl.col("row").is_in(gone.implode())
     counts = {"records": 0, "unsendable": 0}
     with ctx.client() as client, ctx.place.staged(RECORDS, first_wins=True) as folder:
         folder.mkdir()
         endpoint = connect_all(ctx.destination, ctx.connection, client)[0]
         shared = None
         if endpoint.identity != _UNIQUE:
-            everyone = parts.scan(ctx.place, f"{transform.FOLDER}/profiles", _NOBODY)
+            everyone = parts.scan(ctx.place, profiles, _NOBODY).filter(~is_gone)
             shared = shared_identities(everyone, endpoint.identity)
-        for number, profiles in enumerate(parts.frames(ctx.place, f"{transform.FOLDER}/profiles")):
-            records = _records(endpoint, profiles, shared)
+        for number, part in enumerate(parts.frames(ctx.place, profiles)):
+            records = _records(endpoint, part, shared)
+            if len(gone):
+                records = records.with_columns(reason=pl.when(is_gone).then(pl.lit(ERASED)).otherwise("reason"))
             parts.write(folder, number, records)
             counts["records"] += records.height
-            counts["unsendable"] += records.height - records["reason"].null_count()
+            counts["unsendable"] += records.filter(pl.col("reason") != ERASED).height
     return counts
 
 
@@ -211,12 +218,15 @@ def _decided(
     for number, part in enumerate(parts.frames(ctx.place, RECORDS, columns)):
         open_rows = part.filter(~pl.col("row").is_in(settled.implode()))
         decided = open_rows.hstack(delta.decide(open_rows, state, ctx.day, **asked))
-        unsendable = pl.col("reason").is_not_null()
+        reason = pl.col("reason")
+        bucket = (
+            pl.when(reason == ERASED).then(pl.lit(Bucket.SUPERSEDED.value)).otherwise(pl.lit(Bucket.UNSENDABLE.value))
+        )
         yield (
             number,
             decided.with_columns(
-                bucket=pl.when(unsendable).then(pl.lit(Bucket.UNSENDABLE.value)).otherwise("bucket"),
-                code=pl.when(unsendable).then("reason").otherwise("code"),
+                bucket=pl.when(reason.is_not_null()).then(bucket).otherwise("bucket"),
+                code=pl.coalesce("reason", "code"),
             ),
         )
 

@@ -28,7 +28,7 @@ from etl.destinations import DESTINATIONS, connect_all
 from etl.errors import ConfigError, ExportError
 from etl.ledger import Ledger, Run
 from etl.model import BatchState, Bucket, RunReport
-from etl.run import Options, RunContext
+from etl.run import PURGED, Options, RunContext
 from etl.settings import Connection, Settings
 from etl.storage import Place
 from etl.syncs import SYNCS, Sync
@@ -151,7 +151,12 @@ def _asked_for(ctx: RunContext) -> dict[str, Any] | None:
 
 
 def do(ctx: RunContext, step: str) -> dict[str, Any]:
-    """One step, unless it is done already. Its result is a small value: paths, counts, ids; never rows."""
+    """One step, unless it is done already. Its result is a small value: paths, counts, ids; never rows.
+
+    Raises ConfigError for a run whose files `profile-etl purge` has removed.
+    """
+    if ctx.place.exists(PURGED):
+        raise ConfigError(f"profile-etl purge has removed the files of {ctx.name}: start a new run of the day")
     done: dict[str, Any] | None = None if step in _ALWAYS else ctx.place.read_json(f"{step}.json")
     if done is None:
         ctx.progress(step, 0, 0)
@@ -221,7 +226,8 @@ def renew(ctx: RunContext) -> None:
                 run_id=run.run_id,
             )
             made = report.read_report(earlier.place)
-            if made is not None and (made.rows[Bucket.PROCESSING] or made.rows[Bucket.UNKNOWN]):
+            is_open = made is not None and (made.rows[Bucket.PROCESSING] or made.rows[Bucket.UNKNOWN])
+            if is_open and not earlier.place.exists(PURGED):
                 do(earlier, "reconcile")
                 report.report(earlier)
 

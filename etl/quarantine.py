@@ -11,12 +11,13 @@ import polars as pl
 from etl import parts, validate
 from etl.errors import ConfigError
 from etl.ledger import Ledger
+from etl.run import PURGED
 from etl.storage import Place
 from etl.transform.step import QUARANTINES
 
 _FOLDERS = {"crm": QUARANTINES, "pos": (f"{validate.FOLDER}/pos/quarantine",)}
-# What a spreadsheet takes for the beginning of a formula.
-_FORMULA = r"^[=+\-@\t\r]"
+# What a spreadsheet takes for the beginning of a formula, or may; the last four are the wide forms of the first.
+_FORMULA = r"^[=+\-@\t\r\n\u{FF1D}\u{FF0B}\u{FF0D}\u{FF20}]"
 
 
 def newest(work: Place, ledger: Ledger, *, sync: str, day: str, destination: str, export: str) -> pl.DataFrame:
@@ -27,6 +28,10 @@ def newest(work: Place, ledger: Ledger, *, sync: str, day: str, destination: str
     """
     for run in ledger.runs(sync=sync, day=day, destination=destination):
         place = work / run.run
+        if place.exists(PURGED) and not place.exists(validate.FOLDER):
+            raise ConfigError(
+                f"profile-etl purge has removed the rows of {run.run}; a new run of the day finds them anew"
+            )
         if place.exists("validate.json"):
             schema = validate.quarantine_schema(validate.EXPORTS[export])
             frames = [frame.select(*schema) for folder in _FOLDERS[export] for frame in parts.frames(place, folder)]

@@ -142,6 +142,7 @@ WORDS = SENTENCES | {
     "id_not_allowed": "The customer id holds +, / or @, which Adobe Target does not take.",
     "no_attributes": "Nothing but its id is known of the profile, so that a single update would say nothing.",
     "identity_shared": "Another customer with the same address is newer, and is sent for both.",
+    "erased": "The customer was erased on that day or later; only a newer export brings them back.",
     "failed_at_destination": "The vendor names the profile as failed.",
     "refused_by_vendor": "The vendor answered that it does not take this.",
     "awaiting": "The vendor still works on earlier batches.",

@@ -18,6 +18,9 @@ from etl.settings import Connection, Settings
 from etl.storage import Place
 from etl.syncs import Sync
 
+# In the folder of a run whose files are removed, wholly or in part: no step of it can be done again.
+PURGED = "purged.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

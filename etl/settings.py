@@ -51,7 +51,7 @@ class Settings:
 
     landing: str
     work: str
-    ledger: str
+    ledger: str = field(repr=False)  # a database's URL may hold its password
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:

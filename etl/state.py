@@ -7,8 +7,9 @@ beside the old one, and the ledger names it in the transaction that marks its ba
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import polars as pl
 
@@ -77,17 +78,46 @@ def absorb(
                 account, fence=fence, generation=now.generation, state_path=now.state_path, absorbed=batches
             )
         return now.generation
-    generation = now.generation + 1
-    path = f"{FOLDER}/{account}/{generation:08d}-{fence:08d}"
     latest = pl.concat(news).unique("key", keep="last", maintain_order=True)
-    with work.staged(path) as folder:
-        folder.mkdir()
-        for number, part in enumerate(updated(_parts(work, now.state_path), latest)):
-            part.write_parquet(folder / f"part-{number:05d}.parquet")
-    ledger.commit_state(account, fence=fence, generation=generation, state_path=path, absorbed=batches)
+    parts = updated(_parts(work, now.state_path), latest)
+    generation = _commit(work, ledger, account, parts, fence=fence, absorbed=batches)
     generations = [name for name in work.names(f"{FOLDER}/{account}") if not name.startswith(".")]
     for old in generations[:-2]:  # a pack elsewhere may be reading the one before
         work.remove(f"{FOLDER}/{account}/{old}")
+    return generation
+
+
+def forget(work: Place, ledger: Ledger, account: str, keys: Collection[str], *, fence: int) -> int:
+    """Takes profiles out of the state, and all that is left of earlier generations away; returns how many they were."""
+    path = ledger.account(account).state_path
+    is_one = pl.col("key").is_in(list(keys))
+    found = sum(part.filter(is_one).height for part in _parts(work, path))
+    if found:
+        _commit(work, ledger, account, (part.filter(~is_one) for part in _parts(work, path)), fence=fence)
+    current = Path(ledger.account(account).state_path or "").name
+    for old in work.names(f"{FOLDER}/{account}"):
+        if old != current:
+            work.remove(f"{FOLDER}/{account}/{old}")
+    return found
+
+
+def _commit(
+    work: Place,
+    ledger: Ledger,
+    account: str,
+    parts: Iterable[pl.DataFrame],
+    *,
+    fence: int,
+    absorbed: Sequence[Batch] = (),
+) -> int:
+    """Writes the next generation, and has the ledger name it."""
+    generation = ledger.account(account).generation + 1
+    path = f"{FOLDER}/{account}/{generation:08d}-{fence:08d}"
+    with work.staged(path) as folder:
+        folder.mkdir()
+        for number, part in enumerate(parts):
+            part.write_parquet(folder / f"part-{number:05d}.parquet")
+    ledger.commit_state(account, fence=fence, generation=generation, state_path=path, absorbed=absorbed)
     return generation
 
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,6 +104,36 @@ class Place:
     def write_json(self, name: str, value: Any) -> None:
         """Writes a small value as a file, atomically."""
         self.write_bytes(name, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+    def agree(self, name: str, content: bytes) -> bytes:
+        """The content of a small file, which is this one if nobody has made the file before, or at the same moment."""
+        with suppress(FileExistsError):
+            if self.is_local:
+                with self.bench(str(Path(name).parent)) as folder:
+                    temporary = folder / Path(name).name
+                    temporary.write_bytes(content)
+                    _harden(temporary, private=PRIVATE in self.path(name).parts)
+                    os.link(temporary, self.path(name))
+                    _sync(self.path(name).parent)
+            else:
+                system, where = self._remote(name)
+                system.pipe_file(where, content, mode="create")
+        return self.read_bytes(name)
+
+    def size(self, name: str) -> int:
+        """The bytes of a file, or of all files in a folder; 0 when it is not there."""
+        if not self.is_local:
+            system, where = self._remote(name)
+            return int(system.du(where)) if system.exists(where) else 0
+        path = self.path(name)
+        return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+
+    def modified(self, name: str) -> float:
+        """When a file was written, in seconds since the epoch."""
+        if self.is_local:
+            return self.path(name).stat().st_mtime
+        system, where = self._remote(name)
+        return float(system.modified(where).timestamp())
 
     def remove(self, name: str) -> None:
         """Removes a file or folder if it is there."""
@@ -193,8 +223,9 @@ class Place:
         system.put([str(file) for file in files], names)
 
     def _forget(self, name: str) -> None:
-        url = f"{self.root}/{name}"
-        for copied in [copied for copied in _copies if f"{copied}/".startswith(f"{url}/")]:
+        """Removes the copies of what has changed: of the name, of what is in it, of the folders that it is in."""
+        url = f"{self.root}/{name}/"
+        for copied in [copied for copied in _copies if f"{copied}/".startswith(url) or url.startswith(f"{copied}/")]:
             shutil.rmtree(_copies.pop(copied).parent)
 
     def _remote(self, name: str) -> tuple[Any, str]:

@@ -82,6 +82,8 @@ def reader(ctx: RunContext, file: SourceFile) -> Reader:
     """Reads one file of the snapshot as its sync describes it."""
     export: Export = getattr(ctx.sync, file.export)
     contract = EXPORTS[file.export]
+    if not ctx.work.exists(file.snapshot):  # `profile-etl purge` came between extract and this
+        raise ExportError(f"the copy of {file.name} is gone: run again, it is copied anew", code="file_changed")
     return read_export_file(
         ctx.work.fetch(file.snapshot),
         format=file.format,

@@ -114,14 +114,15 @@ class Installation:
     clock: Clock
     destination: str = "batch_update"
     ledger: str | None = None
+    work: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     ledgers: list[Ledger] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
-        work = self.root / "work"
+        work = self.work or str(self.root / "work")
         ledger = self.ledger or f"sqlite:///{work}/ledger.db"
-        return Settings(landing=str(self.root / "landing"), work=str(work), ledger=ledger)
+        return Settings(landing=str(self.root / "landing"), work=work, ledger=ledger)
 
     @property
     def vendor(self) -> str:

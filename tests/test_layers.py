@@ -13,7 +13,16 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("dags",),
     ("etl.airflow",),
-    ("etl.cli", "etl.explain", "etl.quarantine", "etl.report_page", "etl.status", "etl.terminal"),
+    (
+        "etl.cli",
+        "etl.erase",
+        "etl.explain",
+        "etl.purge",
+        "etl.quarantine",
+        "etl.report_page",
+        "etl.status",
+        "etl.terminal",
+    ),
     ("etl.pipeline",),
     ("etl.report", "etl.reconcile", "etl.wait", "etl.load", "etl.plan"),
     ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.extract"),
@@ -27,6 +36,7 @@ FLOORS = (
         "etl.identity",
         "etl.packing",
         "etl.reading",
+        "etl.tombstones",
     ),
     ("etl.destinations", "etl.ledger", "etl.pacing"),
     ("etl.calls", "etl.client", "etl.storage", "etl.limits", "etl.settings", "etl.syncs"),
@@ -129,6 +139,26 @@ def test_the_network_has_one_door(name):
     if not _is_of(name, "etl.client", "etl.emulator", *STAGE_HANDS):
         used = {other for other in _imports(name) if _is_of(other, *doors)}
         assert used == ({"socket"} if name == "etl.ledger.lease" else set())  # its host's name is no network
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_certificates_are_always_checked(name):
+    """No setting, and no module, takes the proof away that the vendor is the vendor."""
+    ways_out = (
+        "verify=False",
+        "verify = False",
+        "CERT_NONE",
+        "check_hostname",
+        "unverified_context",
+        "disable_warnings",
+    )
+    assert [way for way in ways_out if way in MODULES[name].read_text()] == []
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_nothing_is_read_that_could_make_objects_or_guess_types(name):
+    """YAML turns NO into false and an id into a number, and pickles are programs."""
+    assert {other for other in _imports(name) if _is_of(other, "yaml", "pickle", "marshal", "shelve", "dill")} == set()
 
 
 def test_reading_the_syncs_imports_nothing_heavy():

@@ -186,6 +186,13 @@ def test_secrets_are_equal_by_their_text():
     assert (bool(Secret(KEY)), bool(Secret(""))) == (True, False)
 
 
+def test_settings_do_not_show_the_password_of_the_ledger():
+    """They stand in the repr of every run."""
+    assert KEY not in repr(
+        Settings(landing="/in", work="/out", ledger=f"postgresql+psycopg://etl:{KEY}@db.example.org/x")
+    )
+
+
 def test_what_holds_a_secret_does_not_show_it():
     """Connections, endpoints, and the errors that are raised while one is made."""
     connection = _connection(extra={"project_key": "p-1", "token": KEY})

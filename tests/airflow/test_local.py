@@ -5,6 +5,7 @@ Nor is anything lost where a worker is killed.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -24,7 +25,10 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+from canaries import found
 from etl.airflow.identity import run_id
+from etl.emulator.batch import DEMO_API_KEY
+from etl.emulator.releva import DEMO_SECRET_KEY
 from etl.settings import ROOT
 from etl.syncs import SYNCS
 
@@ -184,6 +188,24 @@ def test_the_triggerer_stays_with_batches_until_the_vendor_has_ended_them(local:
     assert "has not ended yet: 1" in log
     assert "'failed': None" in log
     assert "@example" not in log
+
+
+def test_no_log_and_no_table_of_airflow_is_personal_or_secret(local: Local, scheduled: dict[str, Any]) -> None:
+    """Of everything that the supervisor's processes write, only what is named private holds a customer, or a key."""
+    with next((local.home / "landing" / "crm" / scheduled["date"]).glob("*.csv")).open(encoding="utf-8") as file:
+        customers = [row for row in csv.DictReader(file) if row["email"] and row["phone"]][:20]
+    looked_for = [customer[name] for customer in customers for name in ("email", "phone")]
+    looked_for += [customer["customer_id"] for customer in customers if not customer["customer_id"].isdigit()]
+    looked_for += [DEMO_API_KEY, DEMO_SECRET_KEY]
+    # The emulator tells the keys that it takes.
+    ours = {local.home / "landing", local.home / "env.sh", local.home / "processes" / "emulator.log"}
+    written = [path for path in local.home.rglob("*") if path.is_file() and ours.isdisjoint((path, *path.parents))]
+    is_private = {path: "private" in path.relative_to(local.home).parts for path in written}
+    assert {"logs", "airflow.db", "work"} <= {path.relative_to(local.home).parts[0] for path in written}
+    assert any(found(looked_for, path.read_bytes()) for path in written if is_private[path])
+    log = local.home.parent / f"{local.home.name}.log"
+    open_ = [log, *(path for path in written if not is_private[path])]
+    assert {path: hits for path in open_ if (hits := found(looked_for, path.read_bytes()))} == {}
 
 
 @pytest.mark.parametrize("conn_type", ["batch", "adobe_target", "releva"])

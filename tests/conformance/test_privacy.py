@@ -9,6 +9,7 @@ import traceback
 import polars as pl
 import pytest
 
+from canaries import found
 from etl import report as reports
 from etl.errors import DeliveryError
 
@@ -37,8 +38,7 @@ def _customer(number: int) -> dict[str, str]:
 
 
 def _found(text: str | bytes) -> list[str]:
-    known = text.decode("latin-1") if isinstance(text, bytes) else text
-    return [canary for canary in LOOKED_FOR if canary.lower() in known.lower()]
+    return found(LOOKED_FOR, text)
 
 
 def _all_of(error: BaseException | None) -> str:

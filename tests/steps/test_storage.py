@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -205,3 +206,31 @@ def test_an_unknown_kind_of_url_is_a_setting_to_mend():
     """The message says what to install."""
     with pytest.raises(ConfigError, match="nowhere://"):
         Place("nowhere://bucket/work").exists("file")
+
+
+def test_of_two_makers_of_a_file_both_get_the_same(place):
+    """Whoever is first; the other takes what is there."""
+    first = place.agree("private/key", b"one")
+    assert (first, place.agree("private/key", b"two"), place.read_bytes("private/key")) == (b"one", b"one", b"one")
+    if place.is_local:
+        assert (_mode(place.path("private/key")), place.names("private")) == (0o600, ["key"])
+
+
+def test_a_size_is_that_of_all_files(place):
+    """Of a folder, of a file, of nothing."""
+    _folder(place, "a/b", one="12345", inside__two="123")
+    assert [place.size(name) for name in ("a", "a/b", "a/b/one", "c")] == [8, 8, 5, 0]
+
+
+def test_a_file_says_when_it_was_written(place):
+    """In seconds since the epoch, whatever the place."""
+    place.write_bytes("a/file", b"")
+    assert abs(place.modified("a/file") - time.time()) < 60
+
+
+def test_a_file_that_is_replaced_in_a_folder_is_read_anew(place):
+    """Also where the whole folder was fetched before."""
+    _folder(place, "a/b", part="old")
+    assert _content(place, "a/b") == {"part": "old"}
+    place.write_bytes("a/b/part", b"new")
+    assert _content(place, "a/b") == {"part": "new"}

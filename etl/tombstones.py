@@ -1,0 +1,54 @@
+"""Tombstones: who was erased, and when, so that an older export does not bring them back.
+
+Each is an empty file `private/erased/<keyed hash of the customer_id>-<day>`: nobody learns an id from it without the
+install secret, `private/key`, and two erasures at once cannot lose one another's.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Iterable
+from datetime import date
+from hashlib import sha256
+
+import polars as pl
+
+from etl.storage import Place
+
+FOLDER = "private/erased"
+KEY = "private/key"
+
+
+def note(work: Place, customer_id: str, today: date) -> None:
+    """Notes that a customer was erased."""
+    digest = _keyed_hash(_key(work))(customer_id)
+    work.write_bytes(f"{FOLDER}/{digest}-{today}", b"")
+
+
+def erased_rows(work: Place, profiles: Iterable[pl.DataFrame], day: date) -> pl.Series:
+    """The `row` of the profiles whose `customer_id` was erased on the day of their export, or after it."""
+    noted = (name.partition("-") for name in work.names(FOLDER) if not name.startswith("."))
+    erased = {digest for digest, _, on in noted if date.fromisoformat(on) >= day}
+    rows = [pl.Series("row", dtype=pl.UInt64)]
+    if erased:
+        hashed = _keyed_hash(_key(work))
+        rows += [part["row"].filter([hashed(id_) in erased for id_ in part["customer_id"]]) for part in profiles]
+    return pl.concat(rows)
+
+
+def _key(work: Place) -> bytes:
+    """The install secret, made at the first need."""
+    return bytes.fromhex(work.agree(KEY, secrets.token_hex().encode()).decode())
+
+
+def _keyed_hash(key: bytes) -> Callable[[str], str]:
+    """HMAC-SHA-256; the key is taken in once, as there may be millions of texts."""
+    keyed = hmac.new(key, digestmod=sha256)
+
+    def digest(text: str) -> str:
+        one = keyed.copy()
+        one.update(text.encode())
+        return one.hexdigest()
+
+    return digest
