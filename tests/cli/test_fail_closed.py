@@ -47,6 +47,15 @@ def overwritten(ledger: Path) -> None:
         file.write(b"X" * 4096)
 
 
+def overwritten_where_nobody_looks(ledger: Path) -> None:
+    db = sqlite3.connect(ledger)  # Batch is never asked about a batch, so that no query reads this table
+    [(page,)] = db.execute("select rootpage from sqlite_master where name = 'polls'")
+    db.close()
+    with ledger.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"X" * 4096)
+
+
 def truncated(ledger: Path) -> None:
     os.truncate(ledger, ledger.stat().st_size // 2)
 
@@ -90,6 +99,7 @@ def a_folder(ledger: Path) -> None:
     ("harm", "code", "says"),
     [
         (overwritten, 3, "is damaged"),
+        (overwritten_where_nobody_looks, 3, "is damaged"),
         (truncated, 3, "is damaged"),
         (emptied, 3, "does not know all that was sent"),
         (lost, 3, "does not know all that was sent"),
