@@ -43,10 +43,11 @@ bench: setup ## rows/s, processor time and memory of each step, and how much of 
 	$(BIN)/python tests/benchmarks/pacing.py --seconds 30
 	$(BIN)/python tests/benchmarks/single.py
 
-soak: setup ## the property tests with many more examples, and 10,000,000 customers; takes hours
-	$(BIN)/python -m pytest -m "not airflow" --hypothesis-profile=soak
+soak: setup ## every kill, cut and schedule, many more examples, 10,000,000 customers; takes a day
+	PROFILE_ETL_SOAK=1 $(BIN)/python -m pytest --hypothesis-profile=soak
 	PYTHONPATH=tests/support $(BIN)/python -m simulation --schedules $(SCHEDULES)
 	$(BIN)/python tests/benchmarks/throughput.py --customers 10000000 --receipts 3000000
+	$(BIN)/python tests/benchmarks/bad_rows.py
 
 lock: setup ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --universal --no-annotate --no-header \

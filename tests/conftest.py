@@ -34,6 +34,7 @@ from etl.model import RunReport
 from etl.run import Options
 from etl.settings import Connection, Settings
 from etl.syncs import SYNCS, Sync
+from soak import SOAK
 from virtual_time import Clock, VirtualRun
 
 # Examples that touch files or databases take as long as the machine is busy.
@@ -189,6 +190,13 @@ class Installation:
             (sys.executable, *program, "run", self.sync.name, *options),
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what only a soak has the time for."""
+    left_out = [item for item in items if item.get_closest_marker("soak") and not SOAK]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -284,7 +284,7 @@ def test_nothing_is_added_from_earlier_answers_or_netrc(
 
 def test_compressed_answer_is_decoded(serve: Callable[..., Server], client: Client) -> None:
     """A vendor that compresses although it was asked not to is still read."""
-    server = serve(_says(_answer(gzip.compress(b"hello"), headers="Content-Encoding: gzip\r\n")))
+    server = serve(_says(_answer(gzip.compress(b"hello", mtime=0), headers="Content-Encoding: gzip\r\n")))
     assert _post(client, server.url).body == b"hello"
 
 
@@ -318,7 +318,7 @@ def test_request_id_is_taken_only_if_it_looks_like_one(
         b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 400 Bad\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
-        _answer(gzip.compress(b"{}"), headers="Content-Encoding: gzip\r\n"),
+        _answer(gzip.compress(b"{}", mtime=0), headers="Content-Encoding: gzip\r\n"),
     ],
 )
 def test_connection_is_kept_between_requests(serve: Callable[..., Server], client: Client, answer: bytes) -> None:
@@ -760,7 +760,9 @@ def _threads_of_the_client() -> set[threading.Thread]:
         pytest.param(_dribbled(CHUNKED + b"0\r\n", b"T: 1\r\n", 0), id="endless trailers at full speed"),
         pytest.param(
             _dribbled(
-                b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 99999999\r\n\r\n", gzip.compress(b""), 0
+                b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 99999999\r\n\r\n",
+                gzip.compress(b"", mtime=0),
+                0,
             ),
             id="endless empty gzip members",
         ),
