@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from typer.main import get_command
 
 from etl.cli import app
 from etl.emulator.batch import DEMO_API_KEY, DEMO_PROJECT
 from etl.emulator.server import start
+from etl.ledger import Ledger
+from etl.ledger.schema import metadata
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -78,3 +81,14 @@ def test_every_link_leads_somewhere(path):
 def test_the_readme_names_every_exit_code():
     """What a shell script can rely on is told to people."""
     assert re.findall(r"^\| (\d) \|", README, re.MULTILINE) == ["0", "1", "2", "3", "4"]
+
+
+def test_the_queries_of_the_ledgers_page_are_answered(tmp_path):
+    """Each of them, by a ledger as this version makes it; and the page names every table."""
+    page = (ROOT / "docs" / "ledger.md").read_text()
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    with ledger.reading() as db:
+        answers = [db.execute(sa.text(query)).all() for query in re.findall(r"```sql\n(.*?)```", page, re.DOTALL)]
+    ledger.close()
+    assert answers == [[], [], []]
+    assert set(metadata.tables) <= set(re.findall(r"`([a-z_]+)`", page))

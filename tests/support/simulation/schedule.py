@@ -334,7 +334,7 @@ class _Schedule:
     def stale(self) -> list[str]:
         """I7: customers whose profile at the vendor is not the newest payload that was delivered of them."""
         found = self.vendor.profiles.items()
-        return [key for key, text in found if key not in self.vendor.poison and text != self.newest[key]]
+        return [key for key, text in found if key not in self.vendor.poison and text != self.newest.get(key)]
 
     def missing(self) -> list[str]:
         return sorted(self.newest.keys() - self.vendor.profiles.keys() - self.vendor.poison)
@@ -344,7 +344,8 @@ class _Schedule:
 
     def rows(self, sha: str) -> int:
         with self.database.connect() as db:
-            return int(db.execute(sa.select(batches.c.rows).where(batches.c.sha256 == sha).limit(1)).scalar_one())
+            found = db.execute(sa.select(batches.c.rows).where(batches.c.sha256 == sha).limit(1))
+            return int(found.scalar_one_or_none() or 0)
 
     def bound(self) -> int:
         with self.database.connect() as db:
@@ -376,7 +377,7 @@ def _export(template: int, day: date) -> pl.DataFrame:
     profiles: list[dict[str, object]] = []
     for number in range(CUSTOMERS):
         if dice.random() < 0.85:
-            city = f"city of {day}" if dice.random() < 0.6 else "always"
+            city = dice.choice([f"city of {day}", f"city {(day - MONDAY).days % 2}", "always"])
             profiles.append({"customer_id": _name(number), "email": f"{CANARY}{number}@example.org", "city": city})
     return profiles_of(*profiles)
 
