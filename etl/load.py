@@ -26,7 +26,7 @@ from etl.errors import Busy, DeliveryError, EtlError, NotSent, Throttled
 from etl.ledger import LEASE_S, Ending, LostLeaseError, QuotaSpentError, batch_id, submissions_since
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
 from etl.pacing import Allowance, Pacer, Reservation
-from etl.pack import batches, current_plan, manifest, stage
+from etl.pack import Manifest, batches, current_plan, manifest, stage
 from etl.plan import figures
 from etl.policy import Budget, judge, outcome_of, throttle_pause
 from etl.run import RunContext
@@ -56,24 +56,12 @@ def load(ctx: RunContext) -> dict[str, Any]:
         ledger.recover(account, fence)
         poll_due(ctx)
         generation = absorb(ctx.work, ledger, account, fence=fence, besides=ctx.name)
-        own = ledger.batches(ctx.name)
-        staged = current_plan(ctx)
-        # What stands as under way in another run has to be looked at again.
-        is_waiting = Bucket.PROCESSING in staged.kept
-        is_through = bool(own) and not is_waiting and all(batch.state.is_settled for batch in own)
-        if staged.generation != generation and not is_through:
-            # The account has accepted something since. The fence makes a number that no other process gives.
-            staged = manifest(ctx, stage(ctx, plan=fence + 1)["plan"])
-        ledger.adopt_plan(ctx.name, plan=staged.plan, account=account, fence=fence, planned=batches(ctx, staged))
-        planned = ctx.result("plan")
-        if planned["plan"] != staged.plan:
-            planned = figures(ctx, staged)
-            ctx.place.write_json("plan.json", planned)
-        if planned["refused"]:
-            return _stopped(planned["refused"])
-        waiting = [b for b in ledger.batches(ctx.name) if not b.state.is_settled]
-        if is_through:
+        staged = _adopted(ctx, fence, generation)
+        if staged is None:
             return _stopped(None)
+        if refused := _refused(ctx, staged):
+            return _stopped(refused)
+        waiting = [b for b in ledger.batches(ctx.name) if not b.state.is_settled]
         with ctx.client() as client:
             for endpoint, doubtful in groupby(_left_in_doubt(ctx, waiting), key=lambda batch: batch.endpoint):
                 again = list(doubtful)
@@ -84,6 +72,33 @@ def load(ctx: RunContext) -> dict[str, Any]:
                 return _stopped(AWAITING, until_next_poll(ctx))
             destination = connect(staged.endpoint, ctx.connection, client)
             return _Sender(ctx, destination, fence, calls=staged.calls.height, rows=staged.rows).run(waiting)
+
+
+def _adopted(ctx: RunContext, fence: int, generation: int) -> Manifest | None:
+    """The plan that counts, with its batches in the ledger; None when nothing of the run is left to send.
+
+    Where the account has learned something since the plan was made, it is made anew.
+    """
+    own = ctx.ledger.batches(ctx.name)
+    staged = current_plan(ctx)
+    # Rows that stood as under way in another run have to be looked at again.
+    if own and all(batch.state.is_settled for batch in own) and Bucket.PROCESSING not in staged.kept:
+        return None
+    if staged.generation != generation:
+        staged = manifest(ctx, stage(ctx, plan=fence + 1)["plan"])  # a number that no other process gives
+    account = ctx.connection.account
+    ctx.ledger.adopt_plan(ctx.name, plan=staged.plan, account=account, fence=fence, planned=batches(ctx, staged))
+    return staged
+
+
+def _refused(ctx: RunContext, staged: Manifest) -> str | None:
+    """Why nothing of a plan may be sent, if that is so."""
+    planned = ctx.result("plan")
+    if planned["plan"] != staged.plan:
+        planned = figures(ctx, staged)
+        ctx.place.write_json("plan.json", planned)
+    refused: str | None = planned["refused"]
+    return refused
 
 
 def _stopped(why: str | None, wait: float | None = None) -> dict[str, Any]:
@@ -106,10 +121,12 @@ def _left_in_doubt(ctx: RunContext, waiting: Sequence[Batch]) -> list[Batch]:
         keys = batch_rows(ctx.work, batch)["key"]
         known = state.find(keys)
         day = date.fromisoformat(batch.run.split("/")[1])
-        is_last_word = (
-            ((known["outcome"] == Bucket.UNKNOWN.value) & (known["as_of"] <= day)).fill_null(value=False).all()
-        )
-        if is_last_word and not keys.is_in(mine.implode()).all() and ctx.work.exists(batch.file):
+        is_last_word = (known["outcome"] == Bucket.UNKNOWN.value) & (known["as_of"] <= day)
+        if (
+            is_last_word.fill_null(value=False).all()
+            and not keys.is_in(mine.implode()).all()
+            and ctx.work.exists(batch.file)
+        ):
             found.append(batch)
     return found
 

@@ -111,7 +111,7 @@ class Process:
         for wake in self._parked.values():
             self.hub.at(0, wake)
 
-    def breathe(self) -> None:
+    def breathe(self, *, may_freeze: bool = True) -> None:
         """Gives way for a moment, in which the process may die or stand still."""
         self.check()
         if self.is_in_transaction:
@@ -119,7 +119,7 @@ class Process:
         fate = self.hub.random.random()
         if fate < self.danger() / 2:
             self.kill()
-        elif fate < self.danger():
+        elif fate < self.danger() and may_freeze:
             self.frozen_until = self.hub.now + self.hub.random.uniform(1, 200)
         self.sleep(self.hub.random.expovariate(500))
 

@@ -136,7 +136,8 @@ class Network:
 
     def _exchange(self, handle: Any) -> Answer:
         hub, weather = self.process.hub, self.weather
-        self.process.breathe()
+        # A machine that stands still between its last look at the clock and the first byte is beyond what anybody can mend.
+        self.process.breathe(may_freeze=False)
         fates = {
             "refused": weather.refused, "lost": weather.lost, "cut": weather.cut, "broken": weather.broken,
             "throttled": weather.throttled, "redirected": weather.redirected, "denied": weather.denied,
