@@ -39,6 +39,8 @@ AWAITING = "awaiting"
 _LATEST_S = LEASE_S / 2
 # A rejected batch costs quota at every halving; from so many rows on it is first asked whether rows are to blame at all.
 _DOUBTED_ROWS, _REFUSALS = 256, 3
+# Where so many single rows are rejected, and the vendor has never taken one, it is not the rows that are wrong.
+_ALL_REJECTED = 1_000
 
 
 def load(ctx: RunContext) -> dict[str, Any]:
@@ -210,6 +212,7 @@ class _Sender:
         # After a rejection that may not be about rows at all, everything else waits for the answers about single rows:
         # the rest of the rejected batch, pieces of it that were cut off, single rows that were refused, other batches.
         self._some_taken = any(attempt.outcome is AttemptOutcome.ACCEPTED for attempt in earlier)
+        self._rejected = 0
         self._doubted: Batch | None = None
         self._set_aside: list[Batch] = []
         self._suspects: list[tuple[Batch, str]] = []
@@ -397,6 +400,9 @@ class _Sender:
             self._suspects.append((batch, error.code))
             self._doubt_more(self._doubted, error.code)
         rejected = [RowCode(index=0, code=error.code, rejected=True)] if verdict.state is BatchState.REJECTED else []
+        self._rejected += len(rejected)
+        if self._rejected >= _ALL_REJECTED and not self._some_taken:
+            self._stop(error.code)
         if verdict.retry_in is not None:
             self._enqueue(batch, verdict.retry_in)
         return Ending(

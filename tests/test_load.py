@@ -375,6 +375,17 @@ def test_guilty_rows_are_found_by_halving(installation, emulator, guilty, custom
     }
 
 
+def test_a_vendor_that_rejects_everything_is_not_asked_about_every_row(install, emulator, monkeypatch):
+    """After many single rows without one that was taken, the rest is left for when a person has looked."""
+    monkeypatch.setattr("etl.load._ALL_REJECTED", 20)
+    mass = install(emulator.url, destination="batch_mass_update")
+    emulator.faults({"status": 400})
+    mass.land(30)
+    report = mass.run()
+    assert ends(report) == {"rejected": 20, "not_sent": 10}
+    assert (report.exit_code, reasons(report)) == (3, {"http_400": 30})
+
+
 def test_a_call_that_is_too_large_for_the_vendor_is_halved(installation, emulator):
     """A 413 speaks of the payload, not of a row: its halves pass."""
     emulator.faults({"status": 413, "times": 1})

@@ -133,7 +133,6 @@ POINTS: dict[str, Point] = {
         *_file("transform.json", r"^transform\.json$"),
         *_file("the folder records", "^private/records$"),
         *_file("the plan's folder", "/private/plan-001$"),
-        *_file("the plan's manifest", r"/private/plan-001/manifest\.json$"),
         *_file("pack.json", r"^pack\.json$"),
         *_file("plan.json", r"^plan\.json$"),
         *_commit("the lease is taken", "take_lease", "before", "committed"),
