@@ -23,6 +23,19 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Normalise:
+    """What is put right before the contract judges; nothing unless it is asked for, since the contract's job is to refuse.
+
+    `phone_region`, such as FR: phone numbers as they are written in that country, or grouped by blanks, become E.164;
+    `email`: the domain in small letters; `text`: every value of both exports is trimmed.
+    """
+
+    phone_region: str | None = None
+    email: bool = False
+    text: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sync:
     """One CRM export and one POS export, carried to one destination every day.
 
@@ -39,6 +52,7 @@ class Sync:
     schedule: str = "0 2 * * *"
     owner: str = "data-engineering"
     bad_share: float = 0.2
+    normalise: Normalise = field(default_factory=Normalise)
 
 
 SYNCS: dict[str, Sync] = {

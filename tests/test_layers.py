@@ -34,6 +34,7 @@ FLOORS = (
         "etl.delta",
         "etl.ends",
         "etl.identity",
+        "etl.normalise",
         "etl.packing",
         "etl.reading",
         "etl.tombstones",

@@ -13,6 +13,7 @@ import polars as pl
 import contracts
 from etl import parts, validate
 from etl.extract import sources
+from etl.normalise import normalised
 from etl.run import RunContext
 from etl.transform.duplicates import resolve_duplicates
 from etl.transform.profiles import build_profiles
@@ -28,7 +29,9 @@ _SAMPLE_ROWS = 1_000
 def transform(ctx: RunContext) -> dict[str, Any]:
     """Resolves duplicates, sums up purchases and builds the profiles of a run."""
     crm = _scan(ctx, "crm", "valid")
-    resolved = resolve_duplicates(crm, _scan(ctx, "crm", "quarantine"))
+    # The quarantine has its values as they were read; to find the customer in it, they are compared as they would go out.
+    as_valid = normalised(ctx.sync.normalise, ("customer_id", "updated_at"))
+    resolved = resolve_duplicates(crm, _scan(ctx, "crm", "quarantine").with_columns(**as_valid))
     gone = pl.concat([resolved.deduplicated, resolved.newer_quarantined])
     customers = crm.filter(~pl.col("row").is_in(gone.implode())).select("customer_id").collect().to_series()
     purchases = summarise_purchases(_scan(ctx, "pos", "valid").select(RECEIPT).collect(), customers)
