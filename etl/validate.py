@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ import polars as pl
 import contracts
 from etl import parts
 from etl.errors import ExportError
-from etl.extract import SourceFile, sources
 from etl.normalise import normalised
 from etl.reading import Block, Reader, read_export_file
 from etl.run import RunContext
+from etl.snapshot import SourceFile, sources
 from etl.syncs import Export, Normalise
 
 UNPARSABLE = "record_unparsable"
@@ -87,7 +88,7 @@ def quarantine_schema(contract: ExportContract) -> dict[str, pl.DataType | type[
 
 def reader(ctx: RunContext, file: SourceFile) -> Reader:
     """Reads one file of the snapshot as its sync describes it."""
-    export: Export = getattr(ctx.sync, file.export)
+    export: Export = Export() if file.carried else getattr(ctx.sync, file.export)
     contract = EXPORTS[file.export]
     if not ctx.work.exists(file.snapshot):  # `profile-etl purge` came between extract and this
         raise ExportError(f"the copy of {file.name} is gone: run again, it is copied anew", code="file_changed")
@@ -103,9 +104,16 @@ def reader(ctx: RunContext, file: SourceFile) -> Reader:
     )
 
 
+def days_of_rows(ctx: RunContext) -> list[tuple[int, str]]:
+    """The first `row` of each CRM file, and the day that its rows are of."""
+    records = [entry["records"] for entry in ctx.result("validate")["crm"]["files"]]
+    firsts = accumulate(records, initial=0)
+    return [(first, file.day) for first, file in zip(firsts, sources(ctx, "crm"), strict=False)]
+
+
 def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]:
     contract = EXPORTS[name]
-    records = unparsable = quarantined = part = 0
+    records = carried = unparsable = quarantined = part = 0
     files, notices, changed = [], [], Counter[str]()
     for file in sources(ctx, name):
         read = reader(ctx, file)
@@ -119,12 +127,14 @@ def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]
             quarantined += done.quarantine.height - block.unparsable.height
         _check_manifest(file, read.records)
         records += read.records
+        carried += read.records if file.carried else 0
         files.append({"file": file.name, "records": read.records})
         notices += [{"code": notice.code, "message": notice.message} for notice in read.notices]
     if counts := [f"{column} {count:,}" for column, count in changed.items() if count]:
         notices.append({"code": "normalised", "message": f"{', '.join(counts)} ({name})"})
     return {
         "records": records,
+        "carried": carried,
         "unparsable": unparsable,
         "quarantined": quarantined,
         "valid": records - unparsable - quarantined,
