@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from etl import parts, purge, state, tombstones, validate
-from etl.extract import SNAPSHOTS
+from etl import base, parts, purge, state, tombstones, validate
 from etl.ledger import Ledger, lease
 from etl.reconcile import DISPOSITIONS
+from etl.snapshot import SNAPSHOTS
 from etl.storage import PRIVATE, Place
 from etl.transform import step as transform
 
@@ -62,6 +62,7 @@ def erase(ledger: Ledger, work: Place, customer_id: str, addresses: Iterable[str
         cleaned = {
             run.root for theirs in (_nameless(marks), _named(customer_id)) for run in over if _clean(run, theirs)
         }
+        base.forget(work, customer_id)
         snapshots = purge.remove_snapshots(ledger, work, needed)
         purge.remove_leftovers(work)
         left = list(_left(work, needed, customer_id, marks))

@@ -9,17 +9,19 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from etl import base
 from etl.errors import ExportError
 from etl.reading import Format
 from etl.run import RunContext
+from etl.snapshot import SNAPSHOTS, SourceFile
 from etl.storage import Place
 
-SNAPSHOTS = "private/snapshots"
 POS_DAYS = 30
 MANIFEST = "manifest.json"
 _FORMATS: tuple[Format, ...] = ("csv.gz", "csv", "ndjson", "parquet")
@@ -29,39 +31,12 @@ _MANIFEST_BYTES = 1 << 24
 _CLOCK_TICK_S = 0.02
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """One export file of the snapshot.
-
-    `name` is its path in the landing folder, `sha256` and `bytes` are of the file as stored; `rows` is what a manifest
-    promised, if there was one.
-    """
-
-    export: str
-    day: str
-    name: str
-    format: Format
-    sha256: str
-    bytes: int
-    rows: int | None = None
-
-    @property
-    def snapshot(self) -> str:
-        """Where the copy stands in the work place."""
-        return f"{SNAPSHOTS}/{self.sha256}"
-
-
 def extract(ctx: RunContext) -> dict[str, Any]:
     """Takes the snapshot: the CRM export of the day and the POS exports of the 30 days that end with it.
 
     Raises ExportError when there is no CRM export for the day, and when a file cannot be taken as it is.
     """
-    crm = list(_take(ctx, "crm", ctx.day))
-    if not crm:
-        folder = f"{ctx.landing.root}/crm/{ctx.day}"
-        raise ExportError(
-            f"no CRM export in {folder}: expected a csv, csv.gz, ndjson or parquet file", code="crm_missing"
-        )
+    crm = _crm(ctx)
     days = [ctx.day - timedelta(days=back) for back in reversed(range(POS_DAYS))]
     pos = {day: list(_take(ctx, "pos", day)) for day in days}
     return {
@@ -72,10 +47,35 @@ def extract(ctx: RunContext) -> dict[str, Any]:
     }
 
 
-def sources(ctx: RunContext, export: str) -> list[SourceFile]:
-    """The files of one export in reading order: by day, then by name."""
-    files = (SourceFile(**entry) for entry in ctx.result("extract")["files"])
-    return [file for file in files if file.export == export]
+def _crm(ctx: RunContext) -> list[SourceFile]:
+    """The day's CRM files; of exports that hold only what changed, those since the newest base, and the base."""
+    if ctx.sync.crm_mode == "full":
+        files = list(_take(ctx, "crm", ctx.day))
+        if files:
+            return files
+        folder = f"{ctx.landing.root}/crm/{ctx.day}"
+        raise ExportError(
+            f"no CRM export in {folder}: expected a csv, csv.gz, ndjson or parquet file", code="crm_missing"
+        )
+    known = base.newest(ctx)
+    since = known.file.day if known else ""
+    days = [name for name in ctx.landing.names("crm") if since < name <= str(ctx.day) and _is_day(name)]
+    landed = [file for day in days for file in _take(ctx, "crm", date.fromisoformat(day))]
+    newest = max([since, *(file.day for file in landed)])
+    oldest = ctx.day - timedelta(days=ctx.sync.crm_max_age_days)
+    if newest < str(oldest):
+        raise ExportError(
+            f"no CRM export in {ctx.landing.root}/crm from {oldest} to {ctx.day}, the days that crm_max_age_days of "
+            f"{ctx.sync.name} allows",
+            code="crm_missing",
+        )
+    return [known.file, *landed] if known else landed
+
+
+def _is_day(name: str) -> bool:
+    with suppress(ValueError):
+        return str(date.fromisoformat(name)) == name
+    return False
 
 
 def _take(ctx: RunContext, export: str, day: date) -> Iterator[SourceFile]:

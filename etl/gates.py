@@ -19,11 +19,12 @@ class Figures:
     """What is judged of a CRM export.
 
     `earlier` are the records of the last days that had some; `bad` the unparsable and quarantined ones, of which
-    `bad_share` is usual; `known` the customers of whom the account was told before, and `flipped` those of them whom the
+    `bad_share` is usual among those that were not `carried` forward; `known` the customers of whom the account was told before, and `flipped` those of them whom the
     run would opt in or out against what the account has accepted.
     """
 
     records: int
+    carried: int
     earlier: Sequence[int]
     bad: int
     bad_share: float
@@ -37,11 +38,11 @@ def shut(figures: Figures) -> dict[str, str]:
     usual = median(figures.earlier) if len(figures.earlier) == DAYS else 0
     if usual >= _RECORDS and not _LOW * usual <= figures.records <= _HIGH * usual:
         why[VOLUME] = f"{figures.records:,} CRM records, where the last {DAYS} days had about {usual:,.0f}"
-    if figures.records >= _RECORDS:
-        if figures.bad > figures.bad_share * figures.records:
-            share = f"{figures.bad:,} of {figures.records:,} CRM records"
-            why[BAD_SHARE] = f"{share} break the contract, where up to {figures.bad_share:.0%} are usual"
-        if figures.flipped > _FLIPPED * figures.known:
-            share = f"{figures.flipped:,} of {figures.known:,} known customers"
-            why[OPT_INS] = f"{share} are opted in or out at once, where up to {_FLIPPED:.0%} are usual"
+    landed = figures.records - figures.carried
+    if landed >= _RECORDS and figures.bad > figures.bad_share * landed:
+        share = f"{figures.bad:,} of {landed:,} CRM records"
+        why[BAD_SHARE] = f"{share} break the contract, where up to {figures.bad_share:.0%} are usual"
+    if figures.records >= _RECORDS and figures.flipped > _FLIPPED * figures.known:
+        share = f"{figures.flipped:,} of {figures.known:,} known customers"
+        why[OPT_INS] = f"{share} are opted in or out at once, where up to {_FLIPPED:.0%} are usual"
     return why

@@ -225,7 +225,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """What happened, as `run_report.json` says it (spec section 8)."""
+    """What happened, as `run_report.json` says it (spec section 8).
+
+    Of the CRM records, so many were `carried` forward; so many customers of the last day that was run are `absent` from a
+    full export, None where that is not known.
+    """
 
     sync: str
     date: str
@@ -242,6 +246,8 @@ class RunReport:
     duplicates_possible: int = 0
     balanced: bool = True
     notices: list[str] = field(default_factory=list)
+    carried: int = 0
+    absent: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report in the order of spec section 8."""

@@ -36,6 +36,7 @@ from etl.packing import Encoded, pack
 from etl.run import RunContext
 from etl.state import load_state
 from etl.transform import step as transform
+from etl.validate import days_of_rows
 
 RECORDS = "private/records"
 IDENTITY_SHARED = "identity_shared"
@@ -79,7 +80,9 @@ def render(ctx: RunContext) -> dict[str, Any]:
     erased speaks for nobody.
     """
     profiles = f"{transform.FOLDER}/profiles"
-    gone = tombstones.erased_rows(ctx.work, parts.frames(ctx.place, profiles, ["row", "customer_id"]), ctx.day)
+    gone = tombstones.erased_rows(
+        ctx.work, parts.frames(ctx.place, profiles, ["row", "customer_id"]), days_of_rows(ctx)
+    )
     is_gone = pl.col("row").is_in(gone.implode())
     counts = {"records": 0, "unsendable": 0}
     with ctx.client() as client, ctx.place.staged(RECORDS, first_wins=True) as folder:

@@ -86,7 +86,7 @@ def _gates(ctx: RunContext, staged: Manifest) -> dict[str, str | None]:
     )
     shut = gates.shut(
         gates.Figures(
-            records=crm["records"], earlier=earlier, bad=bad, bad_share=ctx.sync.bad_share, known=staged.known,
+            records=crm["records"], carried=crm.get("carried", 0), earlier=earlier, bad=bad, bad_share=ctx.sync.bad_share, known=staged.known,
             flipped=staged.flipped,
         )
     )  # fmt: skip

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from etl import base
 from etl.errors import Busy
-from etl.extract import SNAPSHOTS
 from etl.ledger import Ledger, Run
 from etl.model import BatchState
 from etl.run import PURGED
+from etl.snapshot import SNAPSHOTS
 from etl.storage import PRIVATE, Place
 
 DAY_S = 86_400.0
@@ -61,6 +62,7 @@ def purge(ledger: Ledger, work: Place, *, days: float) -> Purged:
         for run in due:
             mark(work / run.name)
             freed.append(_remove(work, f"{run.name}/{PRIVATE}"))
+        base.thin(work, oldest=datetime.fromtimestamp(oldest, UTC).date())
         snapshots = remove_snapshots(ledger, work, [run for run in kept if run not in due])
         leftovers = remove_leftovers(work)
     return Purged(
@@ -129,6 +131,7 @@ def remove_snapshots(ledger: Ledger, work: Place, kept: Iterable[Kept]) -> list[
         return []  # it is reading its exports now, and has not said yet which they are
     said = (work.read_json(f"{run.name}/extract.json") or {"files": []} for run in read)
     needed = {file["sha256"] for extracted in said for file in extracted["files"]}
+    needed |= {known.file.sha256 for known in base.everyones(work)}
     found = [name for name in work.names(SNAPSHOTS) if not name.startswith(".") and name not in needed]
     return [_remove(work, f"{SNAPSHOTS}/{name}") for name in found]
 

@@ -8,10 +8,10 @@ from typing import Any
 from contracts import SENTENCES
 from etl.client import TROUBLES
 from etl.errors import ExportError
-from etl.extract import sources
 from etl.ledger import counts_of
 from etl.model import POS_BUCKETS, BatchState, Bucket, RunReport
 from etl.run import RunContext
+from etl.snapshot import sources
 from etl.storage import Place
 
 REPORT = "run_report.json"
@@ -40,6 +40,8 @@ def report(ctx: RunContext) -> RunReport:
         duplicates_possible=account["duplicates_possible"],
         balanced=account["balanced"],
         notices=_notices(ctx, validated),
+        absent=ctx.result("transform").get("absent"),
+        carried=validated["crm"].get("carried", 0),  # an earlier version has not counted them
     )
     return _close(ctx, made)
 
@@ -63,8 +65,8 @@ def read_report(place: Place) -> RunReport | None:
 
 
 def from_dict(value: dict[str, Any]) -> RunReport:
-    """A report from its JSON form."""
-    return RunReport(**{field.name: value[field.name] for field in fields(RunReport)})
+    """A report from its JSON form, also that of an earlier version."""
+    return RunReport(**{field.name: value[field.name] for field in fields(RunReport) if field.name in value})
 
 
 def exit_code(account: dict[str, Any], *, refused: bool = False) -> int:
@@ -89,6 +91,10 @@ def as_text(report: RunReport) -> str:
         "",
         *_table("CRM records", report.rows),
     ]
+    if report.carried:
+        lines.append(f"  {report.carried:>12,}  of them carried forward from earlier exports")
+    if report.absent:
+        lines.append(f"  {report.absent:>12,}  customers of the last day that was run are absent from this export")
     if report.pos.get("records_in"):
         lines += ["", *_table("POS receipts of 30 days", report.pos)]
     if not report.rows["records_in"] and report.exit_code:
@@ -239,6 +245,8 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
     if extracted["ignored"]:
         notices.append(f"ignored_files: not csv, csv.gz, ndjson or parquet: {', '.join(extracted['ignored'])}")
     notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]
+    if late := ctx.result("transform").get("base"):
+        notices.append(f"base_kept: {late}")
     plan, load = ctx.result("plan"), ctx.result("load")
     if plan["calls"]:
         notices.append(f"endpoint: {plan['endpoint']}, because {plan['why']}")

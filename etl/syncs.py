@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+from etl.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +26,27 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Normalise:
+    """What is put right before the contract judges; nothing unless it is asked for, since the contract's job is to refuse.
+
+    `phone_region`, such as FR: phone numbers as they are written in that country, or grouped by blanks, become E.164;
+    `email`: the domain in small letters; `text`: every value of both exports is trimmed.
+    """
+
+    phone_region: str | None = None
+    email: bool = False
+    text: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sync:
     """One CRM export and one POS export, carried to one destination every day.
 
     `schedule` is a cron expression in `timezone`; a run covers the day before it. An export of at least 1,000 records of
     which more than `bad_share` are bad is not sent before somebody accepts it.
+
+    `crm_mode` is full where each CRM export holds every customer, delta where it holds those who changed: all others are
+    carried forward then, also on days without a CRM export, as long as the last one is at most `crm_max_age_days` old.
     """
 
     name: str
@@ -39,6 +58,15 @@ class Sync:
     schedule: str = "0 2 * * *"
     owner: str = "data-engineering"
     bad_share: float = 0.2
+    normalise: Normalise = field(default_factory=Normalise)
+    crm_mode: Literal["full", "delta"] = "full"
+    crm_max_age_days: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crm_mode not in {"full", "delta"}:
+            raise ConfigError(f"sync {self.name}: crm_mode is full or delta, not {self.crm_mode!r}")
+        if self.crm_max_age_days < 0 or (self.crm_max_age_days and self.crm_mode == "full"):
+            raise ConfigError(f"sync {self.name}: crm_max_age_days is for crm_mode delta, and a number of days from 0")
 
 
 SYNCS: dict[str, Sync] = {

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from hashlib import sha256
 
@@ -26,14 +27,23 @@ def note(work: Place, customer_id: str, today: date) -> None:
     work.write_bytes(f"{FOLDER}/{digest}-{today}", b"")
 
 
-def erased_rows(work: Place, profiles: Iterable[pl.DataFrame], day: date) -> pl.Series:
-    """The `row` of the profiles whose `customer_id` was erased on the day of their export, or after it."""
-    noted = (name.partition("-") for name in work.names(FOLDER) if not name.startswith("."))
-    erased = {digest for digest, _, on in noted if date.fromisoformat(on) >= day}
+def erased_rows(work: Place, profiles: Iterable[pl.DataFrame], days: Sequence[tuple[int, str]]) -> pl.Series:
+    """The `row` of the profiles whose `customer_id` was erased on the day of their export, or after it.
+
+    `days` has the first row of each file, and its day.
+    """
+    noted = sorted(name.split("-", 1) for name in work.names(FOLDER) if not name.startswith("."))
+    last = dict(noted)  # of several erasures, the last
     rows = [pl.Series("row", dtype=pl.UInt64)]
-    if erased:
-        hashed = _keyed_hash(_key(work))
-        rows += [part["row"].filter([hashed(id_) in erased for id_ in part["customer_id"]]) for part in profiles]
+    if any(on >= day for on in last.values() for _, day in days):
+        hashed, firsts = _keyed_hash(_key(work)), [first for first, _ in days]
+        for part in profiles:
+            erased = (last.get(hashed(id_), "") for id_ in part["customer_id"])
+            rows.append(
+                part["row"].filter(
+                    [on >= days[bisect_right(firsts, row) - 1][1] for row, on in zip(part["row"], erased, strict=True)]
+                )
+            )
     return pl.concat(rows)
 
 

@@ -7,8 +7,10 @@ records from 0 over all its files in reading order, unparsable ones included: it
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ import polars as pl
 import contracts
 from etl import parts
 from etl.errors import ExportError
-from etl.extract import SourceFile, sources
+from etl.normalise import normalised
 from etl.reading import Block, Reader, read_export_file
 from etl.run import RunContext
-from etl.syncs import Export
+from etl.snapshot import SourceFile, sources
+from etl.syncs import Export, Normalise
 
 UNPARSABLE = "record_unparsable"
 FOLDER = "private/validated"
@@ -28,10 +31,12 @@ FOLDER = "private/validated"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """The rows of a block that keep the contract, and the quarantine of the others."""
+    """The rows of a block that keep the contract, the quarantine of the others, and how many values of each column were
+    normalised."""
 
     valid: pl.DataFrame
     quarantine: pl.DataFrame
+    normalised: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +69,15 @@ def validate(ctx: RunContext) -> dict[str, Any]:
         return {name: _validate_export(ctx, name, folder / name) for name in EXPORTS}
 
 
-def split(rows: pl.DataFrame, contract: ExportContract) -> Split:
+def split(rows: pl.DataFrame, contract: ExportContract, normalise: Normalise) -> Split:
     """Judges rows of text (the contract's columns, then any others); `quarantine` keeps the values as they were read."""
-    clean = contracts.blank_to_null(rows)
+    read = contracts.blank_to_null(rows)
+    changes = normalised(normalise, contract.columns)
+    clean = read.with_columns(**changes)
     checked = contracts.check(contract.model, clean)
     quarantine = rows.with_columns(codes=checked.codes).filter(checked.codes.is_not_null())
-    return Split(valid=checked.valid, quarantine=quarantine)
+    changed = {name: int((read[name] != clean[name]).sum()) for name in changes}
+    return Split(valid=checked.valid, quarantine=quarantine, normalised=changed)
 
 
 def quarantine_schema(contract: ExportContract) -> dict[str, pl.DataType | type[pl.DataType]]:
@@ -80,7 +88,7 @@ def quarantine_schema(contract: ExportContract) -> dict[str, pl.DataType | type[
 
 def reader(ctx: RunContext, file: SourceFile) -> Reader:
     """Reads one file of the snapshot as its sync describes it."""
-    export: Export = getattr(ctx.sync, file.export)
+    export: Export = Export() if file.carried else getattr(ctx.sync, file.export)
     contract = EXPORTS[file.export]
     if not ctx.work.exists(file.snapshot):  # `profile-etl purge` came between extract and this
         raise ExportError(f"the copy of {file.name} is gone: run again, it is copied anew", code="file_changed")
@@ -96,25 +104,37 @@ def reader(ctx: RunContext, file: SourceFile) -> Reader:
     )
 
 
+def days_of_rows(ctx: RunContext) -> list[tuple[int, str]]:
+    """The first `row` of each CRM file, and the day that its rows are of."""
+    records = [entry["records"] for entry in ctx.result("validate")["crm"]["files"]]
+    firsts = accumulate(records, initial=0)
+    return [(first, file.day) for first, file in zip(firsts, sources(ctx, "crm"), strict=False)]
+
+
 def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]:
     contract = EXPORTS[name]
-    records = unparsable = quarantined = part = 0
-    files, notices = [], []
+    records = carried = unparsable = quarantined = part = 0
+    files, notices, changed = [], [], Counter[str]()
     for file in sources(ctx, name):
         read = reader(ctx, file)
         for block in read:
-            done = _validate_block(block, contract, file.name, records)
+            done = _validate_block(block, contract, ctx.sync.normalise, file.name, records)
             parts.write(folder / "valid", part, done.valid)
             parts.write(folder / "quarantine", part, done.quarantine)
+            changed.update(done.normalised)
             part += 1
             unparsable += block.unparsable.height
             quarantined += done.quarantine.height - block.unparsable.height
         _check_manifest(file, read.records)
         records += read.records
+        carried += read.records if file.carried else 0
         files.append({"file": file.name, "records": read.records})
         notices += [{"code": notice.code, "message": notice.message} for notice in read.notices]
+    if counts := [f"{column} {count:,}" for column, count in changed.items() if count]:
+        notices.append({"code": "normalised", "message": f"{', '.join(counts)} ({name})"})
     return {
         "records": records,
+        "carried": carried,
         "unparsable": unparsable,
         "quarantined": quarantined,
         "valid": records - unparsable - quarantined,
@@ -123,8 +143,8 @@ def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]
     }
 
 
-def _validate_block(block: Block, contract: ExportContract, file: str, first: int) -> Split:
-    done = split(block.rows, contract)
+def _validate_block(block: Block, contract: ExportContract, normalise: Normalise, file: str, first: int) -> Split:
+    done = split(block.rows, contract, normalise)
     schema = quarantine_schema(contract)
     bad = done.quarantine.with_columns(record=block.raw(done.quarantine["_record"]))
     unparsable = block.unparsable.with_columns(codes=pl.lit([UNPARSABLE], dtype=pl.List(pl.String)))
@@ -135,7 +155,7 @@ def _validate_block(block: Block, contract: ExportContract, file: str, first: in
         .select(*schema)
     )
     valid = done.valid.select(*contract.columns, row=pl.col("_record") + first, line="_line")
-    return Split(valid=valid, quarantine=quarantine)
+    return replace(done, valid=valid, quarantine=quarantine)
 
 
 def _check_manifest(file: SourceFile, records: int) -> None:

@@ -311,8 +311,8 @@ def test_two_processes_agree_on_one_secret(tmp_path):
     made = [subprocess.Popen([sys.executable, "-c", note, str(tmp_path), id_]) for id_ in ids]
     assert [process.wait(60) for process in made] == [0] * 4
     asked = pl.DataFrame({"row": [0, 1, 2, 3, 4], "customer_id": [*ids, "C-9"]}, schema_overrides={"row": pl.UInt64})
-    assert tombstones.erased_rows(Place(str(tmp_path)), [asked], MONDAY).to_list() == [0, 1, 2, 3]
-    assert tombstones.erased_rows(Place(str(tmp_path)), [asked], TUESDAY).to_list() == []
+    assert tombstones.erased_rows(Place(str(tmp_path)), [asked], [(0, str(MONDAY))]).to_list() == [0, 1, 2, 3]
+    assert tombstones.erased_rows(Place(str(tmp_path)), [asked], [(0, str(TUESDAY))]).to_list() == []
 
 
 # --- killed anywhere ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from etl.plan import as_text
 
 MONDAY = date(2026, 3, 2)
 TUESDAY = MONDAY + timedelta(days=1)
-USUAL = Figures(records=1_000, earlier=(1_000, 1_000, 1_000), bad=0, bad_share=0.2, known=1_000, flipped=0)
+USUAL = Figures(records=1_000, carried=0, earlier=(1_000, 1_000, 1_000), bad=0, bad_share=0.2, known=1_000, flipped=0)
 
 
 def ends(report) -> dict[str, int]:

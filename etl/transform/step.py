@@ -11,9 +11,11 @@ from typing import Any
 import polars as pl
 
 import contracts
-from etl import parts, validate
-from etl.extract import sources
+from etl import base, parts, tombstones, validate
+from etl.normalise import normalised
 from etl.run import RunContext
+from etl.snapshot import sources
+from etl.transform.absent import count_absent
 from etl.transform.duplicates import resolve_duplicates
 from etl.transform.profiles import build_profiles
 from etl.transform.purchases import RECEIPT, Purchases, summarise_purchases
@@ -28,7 +30,10 @@ _SAMPLE_ROWS = 1_000
 def transform(ctx: RunContext) -> dict[str, Any]:
     """Resolves duplicates, sums up purchases and builds the profiles of a run."""
     crm = _scan(ctx, "crm", "valid")
-    resolved = resolve_duplicates(crm, _scan(ctx, "crm", "quarantine"))
+    # The quarantine has its values as they were read; to find the customer in it, they are compared as they would go out.
+    as_valid = normalised(ctx.sync.normalise, ("customer_id", "updated_at"))
+    quarantined = _scan(ctx, "crm", "quarantine").with_columns(**as_valid)
+    resolved = resolve_duplicates(crm, quarantined)
     gone = pl.concat([resolved.deduplicated, resolved.newer_quarantined])
     customers = crm.filter(~pl.col("row").is_in(gone.implode())).select("customer_id").collect().to_series()
     purchases = summarise_purchases(_scan(ctx, "pos", "valid").select(RECEIPT).collect(), customers)
@@ -47,12 +52,24 @@ def transform(ctx: RunContext) -> dict[str, Any]:
             if number == 0:  # a sample shows a mistake in our own code, and data is no part of that promise
                 contracts.require(contracts.Profiles, profiles.head(_SAMPLE_ROWS))
             parts.write(folder / "profiles", number, profiles)
+    is_full = ctx.sync.crm_mode == "full"
+    present = pl.concat([crm.select("customer_id"), quarantined.select("customer_id")])
     return {
+        "absent": count_absent(ctx, present, f"{FOLDER}/profiles") if is_full else None,
+        "base": None if is_full else _leave_base(ctx, crm, gone),
         "profiles": len(customers),
         "deduplicated": len(resolved.deduplicated),
         "newer_quarantined": len(resolved.newer_quarantined),
         "pos": _account(purchases, ctx.result("validate")["pos"]),
     }
+
+
+def _leave_base(ctx: RunContext, crm: pl.LazyFrame, gone: pl.Series) -> str | None:
+    ids = parts.frames(ctx.place, f"{validate.FOLDER}/crm/valid", ["row", "customer_id"])
+    erased = tombstones.erased_rows(ctx.work, ids, validate.days_of_rows(ctx))
+    out = pl.concat([gone, erased])
+    rows = crm.filter(~pl.col("row").is_in(out.implode())).select(validate.EXPORTS["crm"].columns)
+    return base.leave(ctx, rows)
 
 
 def _account(purchases: Purchases, validated: dict[str, Any]) -> dict[str, int]:

@@ -18,7 +18,8 @@ import pytest
 
 from etl import extract as extract_module
 from etl.errors import ExportError
-from etl.extract import extract, sources
+from etl.extract import extract
+from etl.snapshot import sources
 from etl.storage import Place
 from soak import SOAK
 

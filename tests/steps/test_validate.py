@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from etl import parts, pipeline, validate
-from etl.syncs import Export
+from etl.syncs import Export, Normalise
 
 CRM = "crm/2026-03-31"
 POS = "pos/2026-03-31"
@@ -132,6 +132,40 @@ def test_no_text_is_taken_for_a_number_or_for_nothing(landing):
     valid = _rows(ctx, "crm/valid")
     assert valid["customer_id"].to_list() == ids
     assert valid["city"].to_list() == [words[n % len(words)] for n in range(len(ids))]
+
+
+def test_a_sync_may_ask_for_values_to_be_put_right(landing, emulator):
+    """Before they are judged, and counted by column; the quarantine keeps what was read, and still finds its customer."""
+    landing.write(
+        f"{CRM}/customers.csv",
+        _crm(
+            f"C-1 ,ada@Example.org,06 39 98 00 01,,{NOW}",
+            f" C-2,,06 39 98 00 02,,{NOW}",
+            f"C-3,,0639980003,,{NOW}",
+            f" C-3,,0639980003, 2999-01-01,{NOW.replace('08', '09')}",
+        ),
+    )
+    landing.write(f"{POS}/receipts.csv", _pos(f"T-1, C-2 ,{NOW},1.00,EUR"))
+    ctx = landing.context(host=emulator.url)
+    off = pipeline.run(ctx)
+    assert (off.rows["quarantined"], off.pos["quarantined"]) == (4, 1)
+    assert not any(notice.startswith("normalised") for notice in off.notices)
+
+    ctx = landing.context("cli-2", host=emulator.url)
+    sync = replace(ctx.sync, normalise=Normalise(phone_region="FR", email=True, text=True))
+    ctx = replace(ctx, sync=sync)
+    landing.made.append(ctx)
+    done = pipeline.run(ctx)
+    assert (done.rows["accepted"], done.rows["quarantined"], done.pos["used"]) == (2, 2, 1)
+    assert {"normalised: customer_id 3, email 1, phone 4, birthday 1 (crm)", "normalised: customer_id 1 (pos)"} <= set(
+        done.notices
+    )
+    assert emulator.profiles["C-1"]["attributes"]["$phone_number"] == "+33639980001"
+    assert emulator.profiles["C-1"]["attributes"]["$email_address"] == "ada@example.org"
+    [bad] = _rows(ctx, "crm/quarantine").to_dicts()
+    assert (bad["customer_id"], bad["phone"], bad["codes"]) == (" C-3", "0639980003", ["birthday_invalid"])
+    assert bad["record"].startswith(" C-3,,0639980003, 2999")
+    assert {"code": "newer_version_quarantined", "count": 1} in done.reasons
 
 
 @pytest.mark.parametrize("kept", ["email", "phone"])
