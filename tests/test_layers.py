@@ -25,7 +25,7 @@ FLOORS = (
     ),
     ("etl.pipeline",),
     ("etl.report", "etl.reconcile", "etl.wait", "etl.load", "etl.plan"),
-    ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.extract"),
+    ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.arrival", "etl.extract"),
     (
         "etl.gates",
         "etl.parts",
@@ -163,4 +163,4 @@ def test_nothing_is_read_that_could_make_objects_or_guess_types(name):
 
 def test_reading_the_syncs_imports_nothing_heavy():
     """Airflow reads them every few seconds."""
-    assert set(_imports("etl.syncs")) <= {"__future__", "collections.abc", "dataclasses"}
+    assert set(_imports("etl.syncs")) <= {"__future__", "collections.abc", "dataclasses", "etl.errors"}
