@@ -6,6 +6,7 @@ every row. The task `report` writes the account into its log and to `run_report.
 
 | task | does |
 |---|---|
+| `wait_for_export` | only in a sync that asks for it: waits until the CRM export has landed |
 | `extract` | takes a snapshot of the day's files |
 | `validate` | sets rows aside that break the contract |
 | `transform` | makes profiles of the others |
@@ -17,7 +18,8 @@ every row. The task `report` writes the account into its log and to `run_report.
 | `report` | writes the account, and fails the Dag run when it is not finished (exit code 3) or does not balance (4) |
 
 **Params**: `date` (the day that the exports cover), `destination`, `full`, `limit`, `dry_run`, `accept_volume`.
-Without `date` a run covers the start of its data interval; triggered without any date, yesterday.
+Without `date` a run covers the start of its data interval, or the day that an asset's event names; triggered without any
+date, yesterday.
 
 **When it fails**, read the last line of the failed task's log. It says what to put right; then clear that task and what
 follows. Clearing is always safe: what the vendor accepted is not sent again. A missing or broken export fails at once;

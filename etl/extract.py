@@ -80,10 +80,10 @@ def _is_day(name: str) -> bool:
 
 def _take(ctx: RunContext, export: str, day: date) -> Iterator[SourceFile]:
     folder = f"{export}/{day}"
-    formats = {name: form for name in ctx.landing.names(folder) if (form := _format(name))}
+    formats = {name: form for name in ctx.landing.names(folder) if (form := format_of(name))}
     if not all(name.isprintable() for name in formats):
         raise ExportError(f"{folder} holds a file whose name cannot be printed: rename it", code="file_name")
-    manifest = _manifest(ctx.landing, folder)
+    manifest = read_manifest(ctx.landing, folder)
     if manifest is not None and sorted(manifest) != sorted(formats):
         raise ExportError(
             f"{folder}/{MANIFEST} lists other files than the folder holds: wait for the whole export, or correct it",
@@ -107,22 +107,24 @@ def _take(ctx: RunContext, export: str, day: date) -> Iterator[SourceFile]:
 
 def _ignored(landing: Place, folder: str) -> list[str]:
     """Files that a person may have meant to be read: no exports by their name, and not hidden."""
-    others = (name for name in landing.names(folder) if _format(name) is None and name != MANIFEST)
+    others = (name for name in landing.names(folder) if format_of(name) is None and name != MANIFEST)
     return [f"{folder}/{name}" for name in others if name.isprintable() and not name.startswith(".")]
 
 
-def _format(name: str) -> Format | None:
+def format_of(name: str) -> Format | None:
+    """The format of an export file by its name; None for what is no export, or hidden."""
     if name.startswith("."):
         return None
     return next((ending for ending in _FORMATS if name.endswith(f".{ending}")), None)
 
 
-def _manifest(landing: Place, folder: str) -> dict[str, dict[str, Any]] | None:
+def read_manifest(landing: Place, folder: str) -> dict[str, dict[str, Any]] | None:
+    """What the manifest of a folder promises of each file, None where there is none; raises ExportError for an odd one."""
     path = f"{folder}/{MANIFEST}"
     if not landing.exists(path):
         return None
     try:
-        with _open(landing, path) as file:
+        with open_landed(landing, path) as file:
             value = json.loads(file.read(_MANIFEST_BYTES))
         return {
             str(entry["name"]): {"sha256": entry["sha256"], "rows": int(str(entry["rows"]))} for entry in value["files"]
@@ -138,7 +140,7 @@ def _copy(landing: Place, name: str, work: Place) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     with work.bench(SNAPSHOTS) as bench:
         try:
-            with _open(landing, name) as source, (bench / "copy").open("wb") as copy:
+            with open_landed(landing, name) as source, (bench / "copy").open("wb") as copy:
                 before = _identity(landing, name, source)
                 if landing.is_local and abs(time.time() - os.fstat(source.fileno()).st_mtime) < _CLOCK_TICK_S:
                     time.sleep(_CLOCK_TICK_S)
@@ -160,7 +162,7 @@ def _copy(landing: Place, name: str, work: Place) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _open(landing: Place, name: str) -> BinaryIO:
+def open_landed(landing: Place, name: str) -> BinaryIO:
     """Opens a landing file; locally only a regular file that stands inside the landing folder, links resolved."""
     if not landing.is_local:
         return landing.open(name)

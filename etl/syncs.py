@@ -15,6 +15,9 @@ from typing import Literal
 
 from etl.errors import ConfigError
 
+# A day later the next export has landed.
+_LONGEST_WAIT_HOURS = 24
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
@@ -47,6 +50,10 @@ class Sync:
 
     `crm_mode` is full where each CRM export holds every customer, delta where it holds those who changed: all others are
     carried forward then, also on days without a CRM export, as long as the last one is at most `crm_max_age_days` old.
+
+    With `wait_for_export_hours` a run waits so long, from when it was due, for its CRM export. `asset` names an Airflow
+    asset whose events start runs in the place of `schedule`: one for each partition, whose key is the day
+    (`docs/airflow.md`).
     """
 
     name: str
@@ -61,12 +68,32 @@ class Sync:
     normalise: Normalise = field(default_factory=Normalise)
     crm_mode: Literal["full", "delta"] = "full"
     crm_max_age_days: int = 0
+    wait_for_export_hours: float | None = None
+    asset: str | None = None
 
     def __post_init__(self) -> None:
+        """Raises ConfigError for a setting that cannot be meant."""
         if self.crm_mode not in {"full", "delta"}:
             raise ConfigError(f"sync {self.name}: crm_mode is full or delta, not {self.crm_mode!r}")
         if self.crm_max_age_days < 0 or (self.crm_max_age_days and self.crm_mode == "full"):
             raise ConfigError(f"sync {self.name}: crm_max_age_days is for crm_mode delta, and a number of days from 0")
+        hours = self.wait_for_export_hours
+        if hours is not None and not 0 < hours <= _LONGEST_WAIT_HOURS:
+            raise ConfigError(
+                f"{self.name}: wait_for_export_hours is a number above 0, at most {_LONGEST_WAIT_HOURS}, or None"
+            )
+        if self.asset is not None and (not self.asset.strip() or self.asset in {self.landed, self.delivered}):
+            raise ConfigError(f"{self.name}: asset names an Airflow asset, and not one that the sync emits itself")
+
+    @property
+    def landed(self) -> str:
+        """The asset that says that the day's exports are taken."""
+        return f"{self.name}.landed"
+
+    @property
+    def delivered(self) -> str:
+        """The asset that says that the day's profiles are delivered, and accounted for."""
+        return f"{self.name}.delivered"
 
 
 SYNCS: dict[str, Sync] = {

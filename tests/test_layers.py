@@ -26,7 +26,7 @@ FLOORS = (
     ),
     ("etl.pipeline",),
     ("etl.report", "etl.reconcile", "etl.wait", "etl.load", "etl.plan"),
-    ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.extract"),
+    ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.arrival", "etl.extract"),
     (
         "etl.base",
         "etl.gates",

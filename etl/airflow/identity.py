@@ -21,14 +21,26 @@ class RunDay:
     why: str
 
 
-def run_day(*, asked: str | None, interval_start: datetime | None, triggered_at: datetime, timezone: str) -> RunDay:
+def run_day(
+    *,
+    asked: str | None,
+    interval_start: datetime | None,
+    triggered_at: datetime,
+    timezone: str,
+    partition: str | None = None,
+) -> RunDay:
     """The day of a Dag run (spec section 3): its param `date`, or the start of its data interval, or yesterday.
 
-    `triggered_at` is a moment that a run keeps when it is retried or cleared, so that "yesterday" stays the same day.
-    Raises ConfigError for a param that is not a day.
+    A run that an asset has started is of the day that the event's partition key says. `triggered_at` is a moment that a
+    run keeps when it is retried or cleared, so that "yesterday" stays the same day. Raises ConfigError for a param or a
+    key that is not a day.
     """
     if asked is not None:
-        return RunDay(date=_day(asked), why="the param `date`")
+        return RunDay(date=_day(asked, "the param `date`"), why="the param `date`")
+    if partition is not None:
+        return RunDay(
+            date=_day(partition, "the partition key of an asset's event"), why="the partition key of the asset's event"
+        )
     zone = ZoneInfo(timezone)
     if interval_start is not None:
         return RunDay(date=interval_start.astimezone(zone).date(), why=f"the start of the data interval in {timezone}")
@@ -42,11 +54,11 @@ def run_id(dag_run_id: str) -> str:
     return f"airflow-{readable}-{hashlib.sha256(dag_run_id.encode()).hexdigest()[:8]}"
 
 
-def _day(text: str) -> date:
+def _day(text: str, what: str) -> date:
     try:
         day = date.fromisoformat(text)
     except ValueError:
         day = None
     if day is None or str(day) != text:
-        raise ConfigError("the param `date` is a day, written YYYY-MM-DD")
+        raise ConfigError(f"{what} is a day, written YYYY-MM-DD")
     return day

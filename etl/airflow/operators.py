@@ -60,7 +60,9 @@ class StepOperator(BaseOperator):
         with translated(self.log.error):
             self._running = ctx = run_context(self.sync, context, self.log.info)
             try:
-                return {"run": ctx.name, **counts(self.work(ctx, context))}
+                result = {"run": ctx.name, **counts(self.work(ctx, context))}
+                self.announce(ctx, context, result)
+                return result  # noqa: TRY300  (what comes after belongs to the other way out)
             except Busy as busy:
                 self.log.info("%s; the worker is free until then", busy)
                 self.come_back(timedelta(seconds=busy.wait))
@@ -71,6 +73,17 @@ class StepOperator(BaseOperator):
 
         del context
         return pipeline.do(ctx, self.task_id)
+
+    def announce(self, ctx: RunContext, context: Context, result: dict[str, Any]) -> None:
+        """Adds the counts to the events of the task's assets, and the day as their partition.
+
+        A dry run's have no partition: whoever listens would deliver in earnest.
+        """
+        for asset in self.outlets:
+            event = context["outlet_events"][asset]
+            event.extra = {"date": str(ctx.day), **result}
+            if not ctx.options.dry_run:
+                event.add_partitions(str(ctx.day))
 
     def come_back(self, after: timedelta) -> NoReturn:
         """Gives the worker back for a while: to the triggerer, or to the scheduler where there is no triggerer."""
@@ -158,7 +171,13 @@ def run_context(sync: str, context: Context, log: Callable[..., object]) -> RunC
     found = pipeline.sync_named(sync)
     params, dag_run = context["params"], context["dag_run"]
     start = context.get("data_interval_start")
-    day = run_day(asked=params["date"], interval_start=start, triggered_at=dag_run.run_after, timezone=found.timezone)
+    day = run_day(
+        asked=params["date"],
+        partition=dag_run.partition_key,
+        interval_start=start,
+        triggered_at=dag_run.run_after,
+        timezone=found.timezone,
+    )
     log("day %s: %s", day.date, day.why)
     return pipeline.context(
         found,
