@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from etl import parts, validate
+from etl.delta import Seen
 from etl.ends import UNIDENTIFIED, batch_rows, plan_folder, row_ends, share
 from etl.ledger import codes_of, counts_of
 from etl.model import AttemptOutcome, BatchState, Bucket
@@ -133,13 +134,10 @@ def _kept(ctx: RunContext, plan: int, columns: list[str]) -> Iterator[pl.DataFra
     return parts.frames(ctx.place, f"{folder}/kept", columns)
 
 
-def _seen(ctx: RunContext, plan: int) -> pl.DataFrame:
+def _seen(ctx: RunContext, plan: int) -> Seen:
     """Profiles that were found as the account knows them: what the account knows is of this day now."""
-    frames = [
-        frame.filter(~pl.col("bucket").is_in(_NOT_SEEN)).select("key", "fingerprint", as_of=pl.lit(ctx.day))
-        for frame in _kept(ctx, plan, ["key", "fingerprint", "bucket"])
-    ]
-    return pl.concat(frames) if frames else pl.DataFrame()
+    kept = _kept(ctx, plan, ["key", "fingerprint", "bucket"])
+    return Seen.of(ctx.day, (frame.filter(~pl.col("bucket").is_in(_NOT_SEEN)) for frame in kept))
 
 
 def _reasons(ctx: RunContext, ends: pl.DataFrame) -> list[dict[str, Any]]:

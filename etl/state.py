@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from etl.delta import OPT_INS, OUTCOME, STATE, State, updated
+from etl.delta import OPT_INS, OUTCOME, STATE, Seen, State, evened, updated
 from etl.ends import UNIDENTIFIED, row_ends
 from etl.errors import LedgerError
 from etl.ledger import Ledger, Run
@@ -21,6 +21,8 @@ from etl.model import Batch, Bucket
 from etl.storage import Place
 
 FOLDER = "private/state"
+_PART_ROWS = 500_000
+_MARKED = ["key", "fingerprint", "as_of"]
 _DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
 
 
@@ -56,30 +58,25 @@ def absorb(
     *,
     fence: int,
     besides: str | None = None,
-    seen: pl.DataFrame | None = None,
+    seen: Seen | None = None,
 ) -> int:
     """Brings the outcomes of all runs (`besides` one) into the state; returns the generation that is current then.
 
-    `seen` are profiles (`key`, `fingerprint`, `as_of`) that were found as they are known: where that still holds, they
-    tell that the account's knowledge is of a later day.
+    Where those that were `seen` are still known so, the account's knowledge of them is of that day now.
     """
     batches = [batch for batch in ledger.unabsorbed(account) if batch.run != besides]
     now = ledger.account(account)
     news = [_outcomes(work, ledger, run, group) for run, group in _by_run(ledger, batches)]
-    if seen is not None and seen.height:
-        known = load_state(work, ledger, account).find(seen["key"])
-        as_known = (seen["fingerprint"] == known["fingerprint"]) & (seen["as_of"] > known["as_of"])
-        later = known.with_columns(seen["key"], seen["as_of"])
-        news.insert(0, later.filter(as_known.fill_null(value=False)).select(*STATE))
     news = [frame for frame in news if frame.height]
-    if not news:
+    tells_more = seen is not None and any(seen.tells_more(part).any() for part in _parts(work, now.state_path, _MARKED))
+    if not news and not tells_more:
         if batches:
             ledger.commit_state(
                 account, fence=fence, generation=now.generation, state_path=now.state_path, absorbed=batches
             )
         return now.generation
-    latest = pl.concat(news).unique("key", keep="last", maintain_order=True)
-    parts = updated(_parts(work, now.state_path), latest)
+    latest = pl.concat([pl.DataFrame(schema=STATE), *news]).unique("key", keep="last", maintain_order=True)
+    parts = updated(_parts(work, now.state_path), latest, seen)
     generation = _commit(work, ledger, account, parts, fence=fence, absorbed=batches)
     generations = [name for name in work.names(f"{FOLDER}/{account}") if not name.startswith(".")]
     for old in generations[:-2]:  # a pack elsewhere may be reading the one before
@@ -115,17 +112,17 @@ def _commit(
     path = f"{FOLDER}/{account}/{generation:08d}-{fence:08d}"
     with work.staged(path) as folder:
         folder.mkdir()
-        for number, part in enumerate(parts):
+        for number, part in enumerate(evened(parts, _PART_ROWS)):
             part.write_parquet(folder / f"part-{number:05d}.parquet")
     ledger.commit_state(account, fence=fence, generation=generation, state_path=path, absorbed=absorbed)
     return generation
 
 
-def _parts(work: Place, path: str | None) -> Iterator[pl.DataFrame]:
+def _parts(work: Place, path: str | None, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
     if path is None:
         return iter(())
     folder = work.fetch(path)
-    return (pl.read_parquet(part) for part in sorted(folder.iterdir()))
+    return (pl.read_parquet(part, columns=columns) for part in sorted(folder.iterdir()))
 
 
 def _by_run(ledger: Ledger, batches: list[Batch]) -> Iterator[tuple[Run, list[Batch]]]:

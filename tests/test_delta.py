@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from etl.delta import OPT_INS, STATE, State, decide, fingerprint, updated
+from etl.delta import OPT_INS, STATE, Seen, State, decide, evened, fingerprint, updated
 
 DAY = date(2026, 3, 2)
 KEYS = [f"C-{number}" for number in range(6)]
@@ -135,9 +135,18 @@ class StateMachine(RuleBasedStateMachine):
         self.parts: list[pl.DataFrame] = []
         self.model: dict[str, Known] = {}
 
-    @rule(news=st.dictionaries(keys, known))
-    def learn(self, news: dict[str, Known]) -> None:
-        self.parts = list(updated(self.parts, frame(news)))
+    @rule(news=st.dictionaries(keys, known), seen=st.dictionaries(keys, st.integers(0, 3)), day=days)
+    def learn(self, news: dict[str, Known], seen: dict[str, int], day: date) -> None:
+        as_known = Seen.of(day, [records(seen)])
+        assert {key for part in self.parts for key in part.filter(as_known.tells_more(part))["key"]} == {
+            key
+            for key, print_ in seen.items()
+            if (old := self.model.get(key)) and old.fingerprint == print_ and old.as_of < day
+        }
+        self.parts = list(evened(updated(self.parts, frame(news), as_known), 2))
+        for key, print_ in seen.items():
+            if (old := self.model.get(key)) and old.fingerprint == print_:
+                self.model[key] = old if key in news else replace(old, as_of=max(old.as_of, day))
         for key, new in news.items():
             old = self.model.get(key)
             self.model[key] = after(old, new) if old else new
@@ -147,6 +156,7 @@ class StateMachine(RuleBasedStateMachine):
         state = pl.concat([frame({}), *self.parts])
         assert {row[0]: Known(*row[1:]) for row in state.rows()} == self.model
         assert state.height == len(self.model)
+        assert [part.height for part in self.parts[:-1]] == [2] * (len(self.parts) - 1)
 
 
 TestStateMachine = StateMachine.TestCase
