@@ -114,7 +114,14 @@ def conformed(part: pl.DataFrame) -> pl.DataFrame:
 
 
 def decide(
-    records: pl.DataFrame, state: State, day: date, *, full: bool = False, retry: bool = False, confirms: bool = False
+    records: pl.DataFrame,
+    state: State,
+    day: date,
+    *,
+    full: bool = False,
+    retry: bool = False,
+    confirms: bool = False,
+    refresh_days: int | None = None,
 ) -> pl.DataFrame:
     """What becomes of each record (`key`, `fingerprint`, the opt-ins): `bucket`, null for "send it", and `code`.
 
@@ -122,7 +129,8 @@ def decide(
     sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
     another endpoint of the account took a profile which may not even be there is no reason to leave it out. `known` and
     `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for a profile
-    that is not known.
+    that is not known. `due` marks unchanged ones that are to be sent all the same where there is room, because the vendor
+    forgets a profile that is idle: each of them once in `refresh_days`.
     """
     names = {"fingerprint": "sent", **{name: f"told_{name}" for name in OPT_INS}}
     known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", *OPT_INS))
@@ -131,6 +139,9 @@ def decide(
         same &= pl.col("outcome").is_in(_THROUGH)
     if confirms:
         same &= pl.col("confirmed_on").is_not_null() | (pl.col("outcome") != Bucket.ACCEPTED.value)
+    due = pl.lit(value=False)
+    if refresh_days is not None and not retry:
+        due = same & pl.col("outcome").is_in(_DELIVERED) & _has_had_its_turn(records["key"], day, refresh_days)
     turns = ((pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS)
     is_delivered = pl.col("outcome").is_in(_DELIVERED)
     as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
@@ -141,7 +152,18 @@ def decide(
         known="memory",
         confirmed_on="confirmed_on",
         flips=pl.when(pl.col("as_of").is_not_null()).then(pl.any_horizontal(turns)),
+        due=due.fill_null(value=False),
     )
+
+
+def _has_had_its_turn(keys: pl.Series, day: date, days: int) -> pl.Expr:
+    """Whether a key's turn has come since the day that the account knows its profile from; each has one in so many days.
+
+    A turn that fell on a day without a run is made up for, and an older day than the known one is nobody's turn.
+    """
+    turn = keys.to_frame("key").select(plh.col("key").nchash.xxh3_64() % days).to_series().cast(pl.Int64)
+    since_turn = (day.toordinal() - turn) % days
+    return (pl.lit(day) - pl.col("as_of")).dt.total_days() > since_turn
 
 
 def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame, seen: Seen | None = None) -> Iterator[pl.DataFrame]:
