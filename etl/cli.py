@@ -281,9 +281,20 @@ def emulator(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    *,
+    rebuild_state: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-state", help="First make the states anew that are lost or damaged, from the runs' files."
+        ),
+    ] = False,
+) -> None:
     """Check settings, folders, ledger and connections; send nothing."""
     from etl.status import check_installation
+
+    if rebuild_state:
+        _rebuild_state()
 
     checks = check_installation()
     for check in checks:
@@ -306,6 +317,22 @@ def main() -> None:
         _fail(str(error), 3)
     except Exception as error:  # noqa: BLE001  (the outer edge; a foreign error's text may hold a value of a row)
         _fail(f"{unforeseen(error)}. Nothing is lost; run it again, or report it.", 3)
+
+
+def _rebuild_state() -> None:
+    from etl.ledger import Ledger
+    from etl.settings import Settings
+    from etl.state import rebuild_unsound
+    from etl.storage import Place
+
+    settings = Settings.from_environment()
+    made = list(rebuild_unsound(Place(settings.work), Ledger(settings.ledger)))
+    for each in made:
+        _print(f"rebuilt: the state of {each.account}, {each.profiles:,} profiles")
+        if each.lost_runs:
+            _print(f"  the files of {each.lost_runs:,} runs are purged: what only these can tell of is sent again")
+    if not made:
+        _print("every state is there and can be read: nothing to rebuild")
 
 
 def _customer_id(id_: str) -> str:

@@ -20,26 +20,16 @@ import polars_hash as plh
 from etl.ends import UNIDENTIFIED
 from etl.model import Bucket
 
-# What becomes of a record that is just as it was sent before: by how that ended, its bucket now.
-_SAME = {
-    Bucket.ACCEPTED.value: Bucket.UNCHANGED.value,
-    Bucket.CONFIRMED.value: Bucket.UNCHANGED.value,
-    **{
-        bucket.value: bucket.value
-        for bucket in (
-            Bucket.REJECTED,
-            Bucket.PROCESSING,
-            Bucket.FAILED_AT_DESTINATION,
-            Bucket.NOT_FOUND,
-            Bucket.UNREPORTED,
-            Bucket.STUCK,
-        )
-    },
-    UNIDENTIFIED: UNIDENTIFIED,
-}
-OUTCOME = pl.Enum([*_SAME, Bucket.UNKNOWN.value])
+_DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
+# How the record that was sent last can have ended.
+OUTCOME = pl.Enum(
+    [
+        *_DELIVERED, Bucket.REJECTED.value, Bucket.PROCESSING.value, Bucket.FAILED_AT_DESTINATION.value,
+        Bucket.NOT_FOUND.value, Bucket.UNREPORTED.value, Bucket.STUCK.value, UNIDENTIFIED, Bucket.UNKNOWN.value,
+    ]
+)  # fmt: skip
 # What `retry` leaves alone: it got through, or may yet.
-_THROUGH = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value, Bucket.PROCESSING.value)
+_THROUGH = (*_DELIVERED, Bucket.PROCESSING.value)
 STATE: dict[str, Any] = {
     "key": pl.String,
     "fingerprint": pl.UInt64,
@@ -77,13 +67,44 @@ class State:
 
     def find(self, keys: pl.Series) -> pl.DataFrame:
         """The state's columns of each key, nulls where it is not known."""
-        if self.table.is_empty():
-            return self.table.clear(len(keys)).drop("hash")
-        hashes = keys.hash()
-        at = self.table["hash"].search_sorted(hashes).clip(0, self.table.height - 1)
-        found = self.table.select(pl.all().gather(at))
-        known = found["hash"] == hashes
-        return found.select(pl.when(known).then(pl.col(name)).alias(name) for name in found.columns if name != "hash")
+        columns = self.table.drop("hash")
+        if columns.is_empty():
+            return columns.clear(len(keys))
+        return columns.select(pl.all().gather(_places(self.table["hash"], keys.hash())))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Profiles that a day's export was found to describe just as they were sent before, for look-ups."""
+
+    day: date
+    marks: pl.Series
+
+    @classmethod
+    def of(cls, day: date, frames: Iterable[pl.DataFrame]) -> Seen:
+        """Of the `key` and `fingerprint` of each of them."""
+        marks = [frame.select(_MARK).to_series() for frame in frames]
+        return cls(day, pl.concat([pl.Series("key", dtype=pl.UInt64), *marks]).sort())
+
+    def tells_more(self, part: pl.DataFrame) -> pl.Series:
+        """Of which rows of a state it says something new: that they are still so on a later day."""
+        if self.marks.is_empty():
+            return pl.repeat(value=False, n=part.height, dtype=pl.Boolean, eager=True)
+        is_seen = _places(self.marks, part.select(_MARK).to_series()).is_not_null()
+        return is_seen & (part["as_of"] < self.day).fill_null(value=False)
+
+
+# Of two 64-bit hashes; nobody is there whose fingerprint is not known.
+_MARK = pl.col("key").hash() ^ pl.col("fingerprint")
+
+
+def _places(table: pl.Series, wanted: pl.Series) -> pl.Series:
+    """Where each value stands in a sorted table that is not empty; null where it does not."""
+    order = wanted.arg_sort()  # looked up in the table's order, the processor finds most of it in its cache
+    at = table.search_sorted(wanted.gather(order)).clip(0, len(table) - 1)
+    places = at.clone().scatter(order, at)
+    is_there = (table.gather(places) == wanted).fill_null(value=False)
+    return places.to_frame("at").select(pl.when(is_there).then("at")).to_series()
 
 
 def conformed(part: pl.DataFrame) -> pl.DataFrame:
@@ -93,7 +114,14 @@ def conformed(part: pl.DataFrame) -> pl.DataFrame:
 
 
 def decide(
-    records: pl.DataFrame, state: State, day: date, *, full: bool = False, retry: bool = False, confirms: bool = False
+    records: pl.DataFrame,
+    state: State,
+    day: date,
+    *,
+    full: bool = False,
+    retry: bool = False,
+    confirms: bool = False,
+    refresh_days: int | None = None,
 ) -> pl.DataFrame:
     """What becomes of each record (`key`, `fingerprint`, the opt-ins): `bucket`, null for "send it", and `code`.
 
@@ -101,7 +129,8 @@ def decide(
     sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
     another endpoint of the account took a profile which may not even be there is no reason to leave it out. `known` and
     `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for a profile
-    that is not known.
+    that is not known. `due` marks unchanged ones that are to be sent all the same where there is room, because the vendor
+    forgets a profile that is idle: each of them once in `refresh_days`.
     """
     names = {"fingerprint": "sent", **{name: f"told_{name}" for name in OPT_INS}}
     known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", *OPT_INS))
@@ -110,8 +139,12 @@ def decide(
         same &= pl.col("outcome").is_in(_THROUGH)
     if confirms:
         same &= pl.col("confirmed_on").is_not_null() | (pl.col("outcome") != Bucket.ACCEPTED.value)
+    due = pl.lit(value=False)
+    if refresh_days is not None and not retry:
+        due = same & pl.col("outcome").is_in(_DELIVERED) & _has_had_its_turn(records["key"], day, refresh_days)
     turns = ((pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS)
-    as_before = pl.col("outcome").cast(pl.String).replace_strict(_SAME, default=None, return_dtype=pl.String)
+    is_delivered = pl.col("outcome").is_in(_DELIVERED)
+    as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
     bucket = pl.when(same).then(as_before).when(pl.col("as_of") > day).then(pl.lit(Bucket.SUPERSEDED.value))
     return known.select(
         bucket=bucket,
@@ -119,34 +152,61 @@ def decide(
         known="memory",
         confirmed_on="confirmed_on",
         flips=pl.when(pl.col("as_of").is_not_null()).then(pl.any_horizontal(turns)),
+        due=due.fill_null(value=False),
     )
 
 
-def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def _has_had_its_turn(keys: pl.Series, day: date, days: int) -> pl.Expr:
+    """Whether a key's turn has come since the day that the account knows its profile from; each has one in so many days.
+
+    A turn that fell on a day without a run is made up for, and an older day than the known one is nobody's turn.
+    """
+    turn = keys.to_frame("key").select(plh.col("key").nchash.xxh3_64() % days).to_series().cast(pl.Int64)
+    since_turn = (day.toordinal() - turn) % days
+    return (pl.lit(day) - pl.col("as_of")).dt.total_days() > since_turn
+
+
+def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame, seen: Seen | None = None) -> Iterator[pl.DataFrame]:
     """The parts of the next state: the old ones with `news` (the state's columns, one row a key) in their place.
 
-    `as_of` never goes back; `memory`, `confirmed_on` and the opt-ins stay where the news have none, but a profile that the
-    vendor did not find is not confirmed any more.
+    `as_of` never goes back, and moves on where there are no news of a profile that was `seen`; `memory`, `confirmed_on` and
+    the opt-ins stay where the news have none, but a profile that the vendor did not find is not confirmed any more.
     """
-    state, seen = State.load([news]), []
-    is_news = pl.col("new_outcome").is_not_null()
-    not_found = pl.col("new_outcome") == Bucket.NOT_FOUND.value
+    state, hashes, known = State.load([news]), news["key"].hash().implode(), []
     for part in map(conformed, parts):
-        new = state.find(part["key"]).rename({name: f"new_{name}" for name in STATE if name != "key"})
-        both = part.hstack(new)
-        yield both.select(
-            "key",
-            *(
-                pl.when(is_news).then(pl.col(f"new_{name}")).otherwise(pl.col(name)).alias(name)
-                for name in ("fingerprint", "outcome", "code")
-            ),
-            as_of=pl.max_horizontal("as_of", "new_as_of"),
-            **{name: pl.coalesce(f"new_{name}", name) for name in ("memory", *OPT_INS)},
-            confirmed_on=pl.when(not_found.fill_null(value=False))
-            .then(None)
-            .otherwise(pl.max_horizontal("new_confirmed_on", "confirmed_on")),
-        ).select(*STATE)
-        seen.append(both.filter(is_news)["key"].hash())
-    fresh = news.filter(~pl.col("key").hash().is_in(pl.concat(seen).implode())) if seen else news
+        is_news = part["key"].hash().is_in(hashes)
+        same = part.filter(~is_news)
+        if seen is not None:
+            same = same.with_columns(as_of=pl.when(seen.tells_more(same)).then(pl.lit(seen.day)).otherwise("as_of"))
+        old = part.filter(is_news)
+        yield pl.concat([same, _renewed(old, state.find(old["key"]))])
+        known.append(old["key"])
+    fresh = news.filter(~pl.col("key").is_in(pl.concat(known).implode())) if known else news
     if fresh.height:
         yield fresh.select(*STATE)
+
+
+def _renewed(old: pl.DataFrame, news: pl.DataFrame) -> pl.DataFrame:
+    both = old.hstack(news.rename({name: f"new_{name}" for name in news.columns}))
+    not_found = pl.col("new_outcome") == Bucket.NOT_FOUND.value
+    return both.with_columns(
+        *(pl.col(f"new_{name}").alias(name) for name in ("fingerprint", "outcome", "code")),
+        as_of=pl.max_horizontal("as_of", "new_as_of"),
+        **{name: pl.coalesce(f"new_{name}", name) for name in ("memory", *OPT_INS)},
+        confirmed_on=pl.when(~not_found).then(pl.max_horizontal("new_confirmed_on", "confirmed_on")),
+    ).select(*STATE)
+
+
+def evened(parts: Iterable[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """The same rows in parts of so many each, but for the last one: what is read part by part stays small."""
+    rest: list[pl.DataFrame] = []
+    for part in parts:
+        rest.append(part)
+        if sum(each.height for each in rest) >= rows:
+            whole = pl.concat(rest)
+            cut = whole.height - whole.height % rows
+            yield from whole.head(cut).iter_slices(rows)
+            rest = [whole.slice(cut)]
+    left = pl.concat(rest) if rest else pl.DataFrame()
+    if left.height:
+        yield left

@@ -14,10 +14,20 @@ from etl.errors import ConfigError
 from etl.model import Limits
 
 ADJUSTABLE = frozenset(
-    {"rows_per_call", "bytes_per_call", "per_second", "burst", "calls_per_minute", "quota", "quota_hours", "policy"}
+    {
+        "rows_per_call",
+        "bytes_per_call",
+        "per_second",
+        "burst",
+        "calls_per_minute",
+        "quota",
+        "quota_hours",
+        "policy",
+        "refresh_days",
+    }
 )
 POLICIES = ("strict-window", "bucket")
-_WHOLE = frozenset({"rows_per_call", "bytes_per_call", "quota"})
+_WHOLE = frozenset({"rows_per_call", "bytes_per_call", "quota", "refresh_days"})
 _DEFAULT_POLICY = {"batch_mass_update": "strict-window"}
 
 

@@ -116,7 +116,8 @@ class Limits:
     `per_second` rows in any one second, counted from the answers). `open_batches` is how many batches the vendor may be
     working on at a time, `calls_at_once` how many calls of ours may be waiting for their answers, `profile_days` how long
     the vendor is sure to know a profile after it was confirmed, `rows_by_choice` the most rows for which a destination
-    that may choose takes this endpoint.
+    that may choose takes this endpoint, `refresh_days` within how many days each profile is sent once even if it is
+    unchanged.
     """
 
     rows_per_call: int
@@ -133,6 +134,7 @@ class Limits:
     calls_at_once: int = 4
     profile_days: int | None = None
     rows_by_choice: int | None = None
+    refresh_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

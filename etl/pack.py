@@ -58,7 +58,7 @@ class Manifest:
     """A staged plan; `generation` is that of the account's state when it was made.
 
     `kept` counts the rows of each bucket that are not sent, `known` those whose opt-ins the account knows, `flipped` those
-    of them with another opt-in now.
+    of them with another opt-in now, `refreshed` the unchanged ones that are sent lest the vendor forget them.
     """
 
     plan: int
@@ -70,6 +70,7 @@ class Manifest:
     kept: Mapping[str, int]
     known: int
     flipped: int
+    refreshed: int
     calls: pl.DataFrame
 
 
@@ -128,12 +129,15 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     limit = _limit(ctx, settled)
     with ctx.client() as client:
         endpoints = connect_all(ctx.destination, ctx.connection, client)
-        decided = partial(_decided, ctx, state, settled, isinstance(endpoints[0], AwaitsCompletion))
-        chosen = _choose(ctx, client, endpoints, decided, limit)
+        decided = partial(_decided, ctx, state, settled, endpoints[0])
+        counted = _counted(ctx, endpoints[-1], decided(_JUDGED))
+        chosen = _choose(ctx, client, endpoints, decided, counted, limit)
     folder = plan_folder(ctx.name, plan)
     with ctx.work.staged(folder, first_wins=True) as path:
         path.mkdir()
-        writer = _Stage(ctx=ctx, path=path, endpoint=chosen.endpoint, room=_room(ctx, chosen, limit))
+        room = _room(ctx, chosen, limit)
+        refreshes = max(0, room.rows - counted.changed)  # they never take the place of what has changed
+        writer = _Stage(ctx=ctx, path=path, endpoint=chosen.endpoint, room=room, refreshes=refreshes)
         for number, part in decided(None):
             writer.add(number, part)
         writer.finish()
@@ -149,6 +153,7 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
             # What this run has settled was known to it; so a plan made anew finds no larger share than the one before.
             "known": writer.known + len(settled),
             "flipped": writer.flipped,
+            "refreshed": writer.refreshed,
         }
         (path / _SUMMARY).write_text(json.dumps(summary))
     first: dict[str, Any] = ctx.work.read_json(f"{folder}/{_SUMMARY}") or summary
@@ -164,20 +169,39 @@ def current_plan(ctx: RunContext) -> Manifest:
 _Decisions = Callable[[list[str] | None], Iterator[tuple[int, pl.DataFrame]]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """How many records are wanted, how many of these have changed, and how many are not sure to be at the vendor."""
+
+    wanted: int
+    changed: int
+    unconfirmed: int
+
+
+def _counted(ctx: RunContext, small: Destination, decided: Iterator[tuple[int, pl.DataFrame]]) -> _Counted:
+    today = datetime.fromtimestamp(ctx.ledger.now(), UTC).date()
+    alive = today - timedelta(days=small.limits.profile_days or 0)
+    rows = changed = unconfirmed = 0
+    for _, part in decided:
+        wanted = _wanted(part)
+        rows += wanted.height
+        changed += wanted["bucket"].null_count()
+        unconfirmed += wanted.filter((pl.col("confirmed_on") > alive).fill_null(value=False).not_()).height
+    return _Counted(rows, changed, unconfirmed)
+
+
 def _choose(
-    ctx: RunContext, client: Client, endpoints: Sequence[Destination], decided: _Decisions, limit: int
+    ctx: RunContext,
+    client: Client,
+    endpoints: Sequence[Destination],
+    decided: _Decisions,
+    counted: _Counted,
+    limit: int,
 ) -> Chosen:
     """The endpoint for the records that are wanted; the small one of two only if each of them fits into its calls."""
     large, small = endpoints[0], endpoints[-1]
-    today = datetime.fromtimestamp(ctx.ledger.now(), UTC).date()
-    alive = today - timedelta(days=small.limits.profile_days or 0)
-    rows = unconfirmed = 0
-    for _, part in decided(_JUDGED):
-        wanted = _wanted(part)
-        rows += wanted.height
-        unconfirmed += wanted.filter((pl.col("confirmed_on") > alive).fill_null(value=False).not_()).height
-    rows = min(rows, limit)
-    chosen = choose(ctx.destination, rows, ctx.connection, client, unconfirmed=min(unconfirmed, rows))
+    rows = min(counted.wanted, limit)
+    chosen = choose(ctx.destination, rows, ctx.connection, client, unconfirmed=min(counted.unconfirmed, rows))
     is_roomy = small.envelope == large.envelope and small.limits.bytes_per_call >= large.limits.bytes_per_call
     if chosen.endpoint.name == large.name or is_roomy:
         return chosen
@@ -197,8 +221,9 @@ def manifest(ctx: RunContext, plan: int) -> Manifest:
     """A staged plan, read back."""
     folder = plan_folder(ctx.name, plan)
     value = ctx.work.read_json(f"{folder}/{_SUMMARY}") or {}
-    names = ("plan", "generation", "endpoint", "why", "rows", "bytes", "kept", "known", "flipped")
+    names = ("plan", "generation", "endpoint", "why", "rows", "bytes", "kept", "known", "flipped", "refreshed")
     calls = pl.read_ipc(ctx.work.fetch(f"{folder}/{_CALLS_FILE}"))
+    value = {"refreshed": 0, **value}  # an earlier version has not written it
     return Manifest(calls=calls, **{name: value[name] for name in names})
 
 
@@ -214,10 +239,15 @@ def batches(ctx: RunContext, staged: Manifest) -> Iterator[Batch]:
 
 
 def _decided(
-    ctx: RunContext, state: delta.State, settled: pl.Series, confirms: bool, columns: list[str] | None
+    ctx: RunContext, state: delta.State, settled: pl.Series, endpoint: Destination, columns: list[str] | None
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """The parts of the records with `bucket` and `code`; rows that are settled in this run already are left out."""
-    asked = {"full": ctx.options.full, "retry": ctx.options.retry, "confirms": confirms}
+    asked: dict[str, Any] = {
+        "full": ctx.options.full,
+        "retry": ctx.options.retry,
+        "confirms": isinstance(endpoint, AwaitsCompletion),
+        "refresh_days": endpoint.limits.refresh_days,
+    }
     for number, part in enumerate(parts.frames(ctx.place, RECORDS, columns)):
         open_rows = part.filter(~pl.col("row").is_in(settled.implode()))
         decided = open_rows.hstack(delta.decide(open_rows, state, ctx.day, **asked))
@@ -230,12 +260,13 @@ def _decided(
             decided.with_columns(
                 bucket=pl.when(reason.is_not_null()).then(bucket).otherwise("bucket"),
                 code=pl.coalesce("reason", "code"),
+                due=pl.col("due") & reason.is_null(),
             ),
         )
 
 
 def _wanted(part: pl.DataFrame) -> pl.DataFrame:
-    return part.filter(pl.col("bucket").is_null())
+    return part.filter(pl.col("bucket").is_null() | pl.col("due"))
 
 
 def _settled_rows(ctx: RunContext) -> pl.Series:
@@ -275,6 +306,7 @@ class _Stage:
     path: Path
     endpoint: Destination
     room: _Room
+    refreshes: int
     calls: list[tuple[str, int, int, int, int]] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
     offset: int = 0
@@ -282,16 +314,20 @@ class _Stage:
     first: int = 0
     known: int = 0
     flipped: int = 0
+    refreshed: int = 0
     _open: pl.Series = field(default_factory=lambda: pl.Series("record", [], dtype=pl.String))
 
     def add(self, number: int, part: pl.DataFrame) -> None:
+        turn = pl.col("due").cum_sum() + self.refreshed
+        part = part.with_columns(due=pl.col("due") & (turn <= self.refreshes))
+        self.refreshed += int(part["due"].sum())
         wanted = _wanted(part)
         self.known += part["flips"].count()
         self.flipped += wanted.filter("flips").height
         left = min(wanted.height, max(0, self.room.rows - self.taken))
         sent, late = wanted.head(left), wanted.slice(left)
         deferred = late.with_columns(bucket=pl.lit(Bucket.DEFERRED.value), code=pl.lit(self.room.code))
-        kept = pl.concat([part.filter(pl.col("bucket").is_not_null()), deferred])
+        kept = pl.concat([part.filter(pl.col("bucket").is_not_null() & ~pl.col("due")), deferred])
         if kept.height:
             columns = ("row", "key", "fingerprint", "bucket", "code")
             parts.write(self.path / "kept", number, kept.select(columns))

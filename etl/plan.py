@@ -45,6 +45,7 @@ def figures(ctx: RunContext, staged: Manifest) -> dict[str, Any]:
             "used_before": used,
             "used_after": used + staged.rows,
         },
+        "refreshed": staged.refreshed,
         "deferred": staged.kept.get(Bucket.DEFERRED, 0),
         **_gates(ctx, staged),
     }
@@ -54,10 +55,12 @@ def as_text(planned: dict[str, Any]) -> str:
     """The plan for people."""
     quota = planned["quota"]
     limit = "no quota" if quota["limit"] is None else f"of {quota['ours']:,} that are ours of {quota['limit']:,}"
+    refreshed = planned["refreshed"]
     lines = [
         f"endpoint  {planned['endpoint']}: {planned['why']}",
         f"calls     {planned['calls']:,}",
         f"rows      {planned['rows']:,}" + (f" (deferred: {planned['deferred']:,})" if planned["deferred"] else ""),
+        *([f"refreshed {refreshed:,} of them unchanged, sent lest the vendor forget them"] if refreshed else []),
         f"bytes     {planned['bytes']:,}",
         f"time      {planned['seconds'] / 60:.1f} minutes at the allowed rate ({planned['seconds']:.1f} s)",
         f"quota     {quota['used_before']:,} rows used before, {quota['used_after']:,} after, {limit}",

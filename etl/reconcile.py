@@ -17,14 +17,12 @@ from etl.ledger import codes_of, counts_of
 from etl.model import AttemptOutcome, BatchState, Bucket
 from etl.pack import current_plan
 from etl.run import RunContext
-from etl.state import absorb, load_state
+from etl.state import absorb, load_state, seen_by
 from etl.transform.step import FOLDER as TRANSFORMED
 from etl.transform.step import QUARANTINES
 
 DISPOSITIONS = "private/dispositions.parquet"
 _COLUMNS = pl.Schema({"row": pl.UInt64, "bucket": pl.String, "code": pl.String, "batch": pl.String})
-# These keep a profile from being sent for another reason than that it was sent before just as it stands.
-_NOT_SEEN = (Bucket.UNSENDABLE.value, Bucket.SUPERSEDED.value, Bucket.DEFERRED.value)
 # The code of an end that needs none of its own.
 _OF_ITSELF = {Bucket.PROCESSING.value: "incomplete", Bucket.STUCK.value: "stuck", Bucket.UNREPORTED.value: "unreported"}
 # Ends that a code of their batch explains.
@@ -36,7 +34,7 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
     plan = current_plan(ctx).plan
     account = ctx.connection.account
     with ctx.lease() as fence:
-        absorb(ctx.work, ctx.ledger, account, fence=fence, seen=_seen(ctx, plan))
+        absorb(ctx.work, ctx.ledger, account, fence=fence, seen=seen_by(ctx.work, ctx.name, plan, ctx.day))
         _supersede(ctx)
     ends = pl.concat([pl.DataFrame(schema=_COLUMNS), *_dispositions(ctx, plan)]).sort("row")
     with ctx.place.staged(DISPOSITIONS) as path:
@@ -131,15 +129,6 @@ def _end(
 def _kept(ctx: RunContext, plan: int, columns: list[str]) -> Iterator[pl.DataFrame]:
     folder = plan_folder(ctx.name, plan).removeprefix(f"{ctx.name}/")
     return parts.frames(ctx.place, f"{folder}/kept", columns)
-
-
-def _seen(ctx: RunContext, plan: int) -> pl.DataFrame:
-    """Profiles that were found as the account knows them: what the account knows is of this day now."""
-    frames = [
-        frame.filter(~pl.col("bucket").is_in(_NOT_SEEN)).select("key", "fingerprint", as_of=pl.lit(ctx.day))
-        for frame in _kept(ctx, plan, ["key", "fingerprint", "bucket"])
-    ]
-    return pl.concat(frames) if frames else pl.DataFrame()
 
 
 def _reasons(ctx: RunContext, ends: pl.DataFrame) -> list[dict[str, Any]]:

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
 
-from etl.delta import OPT_INS, OUTCOME, STATE, State, updated
-from etl.ends import UNIDENTIFIED, row_ends
+from etl import parts
+from etl.delta import OPT_INS, OUTCOME, STATE, Seen, State, evened, updated
+from etl.ends import UNIDENTIFIED, plan_folder, row_ends
 from etl.errors import LedgerError
-from etl.ledger import Ledger, Run
+from etl.ledger import Ledger, Run, lease
 from etl.model import Batch, Bucket
 from etl.storage import Place
 
 FOLDER = "private/state"
+_REMEDY = "put the right one back, or have it made anew by profile-etl doctor --rebuild-state"
+_PART_ROWS = 500_000
+_MARKED = ["key", "fingerprint", "as_of"]
+# These keep a profile from being sent for another reason than that it was sent before just as it stands.
+_NOT_SEEN = (Bucket.UNSENDABLE.value, Bucket.SUPERSEDED.value, Bucket.DEFERRED.value)
 _DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
 
 
@@ -36,17 +43,27 @@ def check_ledger(work: Place, ledger: Ledger, account: str) -> None:
     A state that was written under a lease which the ledger has never given tells of an older copy, or of a new ledger in
     the place of a lost one: it does not know of all that was sent.
     """
+    _check_age(work, ledger, account)
+    known = ledger.account(account)
+    if known.state_path is not None and not work.exists(known.state_path):
+        raise LedgerError(f"the work folder lacks {known.state_path}, which the ledger names: {_REMEDY}")
+
+
+def _check_age(work: Place, ledger: Ledger, account: str) -> None:
     folder = f"{FOLDER}/{account}"
     names = work.names(folder)  # before the look into the ledger: another process may be writing a state now
     newest = max((int(name.rpartition("-")[2]) for name in names if name[0].isdigit()), default=0)
-    known = ledger.account(account)
-    if newest > known.fence:
+    if newest > ledger.account(account).fence:
         raise LedgerError(
             f"the ledger is older than {folder} of the work folder, and does not know all that was sent: put the right one "
             "back. If it is lost for good, remove that folder, and every profile is sent again"
         )
-    if known.state_path is not None and not work.exists(known.state_path):
-        raise LedgerError(f"the work folder lacks {known.state_path}, which the ledger names: put the right one back")
+
+
+def seen_by(work: Place, run: str, plan: int, day: date) -> Seen:
+    """Profiles that a run of a day found as the account knows them: what the account knows is of that day then."""
+    kept = parts.frames(work, f"{plan_folder(run, plan)}/kept", ["key", "fingerprint", "bucket"])
+    return Seen.of(day, (frame.filter(~pl.col("bucket").is_in(_NOT_SEEN)) for frame in kept))
 
 
 def absorb(
@@ -56,31 +73,27 @@ def absorb(
     *,
     fence: int,
     besides: str | None = None,
-    seen: pl.DataFrame | None = None,
+    seen: Seen | None = None,
 ) -> int:
     """Brings the outcomes of all runs (`besides` one) into the state; returns the generation that is current then.
 
-    `seen` are profiles (`key`, `fingerprint`, `as_of`) that were found as they are known: where that still holds, they
-    tell that the account's knowledge is of a later day.
+    Where those that were `seen` are still known so, the account's knowledge of them is of that day now.
     """
     batches = [batch for batch in ledger.unabsorbed(account) if batch.run != besides]
     now = ledger.account(account)
-    news = [_outcomes(work, ledger, run, group) for run, group in _by_run(ledger, batches)]
-    if seen is not None and seen.height:
-        known = load_state(work, ledger, account).find(seen["key"])
-        as_known = (seen["fingerprint"] == known["fingerprint"]) & (seen["as_of"] > known["as_of"])
-        later = known.with_columns(seen["key"], seen["as_of"])
-        news.insert(0, later.filter(as_known.fill_null(value=False)).select(*STATE))
+    today = datetime.fromtimestamp(ledger.now(), UTC).date()
+    news = [_outcomes(work, ledger, run, group, today) for run, group in _by_run(ledger, batches)]
     news = [frame for frame in news if frame.height]
-    if not news:
+    tells_more = seen is not None and any(seen.tells_more(part).any() for part in _parts(work, now.state_path, _MARKED))
+    if not news and not tells_more:
         if batches:
             ledger.commit_state(
                 account, fence=fence, generation=now.generation, state_path=now.state_path, absorbed=batches
             )
         return now.generation
-    latest = pl.concat(news).unique("key", keep="last", maintain_order=True)
-    parts = updated(_parts(work, now.state_path), latest)
-    generation = _commit(work, ledger, account, parts, fence=fence, absorbed=batches)
+    latest = pl.concat([pl.DataFrame(schema=STATE), *news]).unique("key", keep="last", maintain_order=True)
+    following = updated(_parts(work, now.state_path), latest, seen)
+    generation = _commit(work, ledger, account, following, fence=fence, absorbed=batches)
     generations = [name for name in work.names(f"{FOLDER}/{account}") if not name.startswith(".")]
     for old in generations[:-2]:  # a pack elsewhere may be reading the one before
         work.remove(f"{FOLDER}/{account}/{old}")
@@ -101,11 +114,55 @@ def forget(work: Place, ledger: Ledger, account: str, keys: Collection[str], *, 
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """A state that was made anew: its profiles, and the runs that sent something and whose files are gone."""
+
+    account: str
+    profiles: int
+    lost_runs: int
+
+
+def rebuild_unsound(work: Place, ledger: Ledger) -> Iterator[Rebuilt]:
+    """Makes the states anew that are lost or damaged; raises Busy where a run is sending, and LedgerError as ever."""
+    for account in ledger.accounts():
+        with lease(ledger, account, patience_s=0, sleep=lambda _: False) as fence:
+            try:
+                load_state(work, ledger, account)
+            except LedgerError:
+                yield _rebuild(work, ledger, account, fence)
+
+
+def _rebuild(work: Place, ledger: Ledger, account: str, fence: int) -> Rebuilt:
+    """What the runs of the account that still have their files have said, one after the other, as it was absorbed.
+
+    Of a profile that a run without files may have spoken of since, nobody knows what the vendor holds.
+    """
+    _check_age(work, ledger, account)
+    every = ledger.unabsorbed(account, and_absorbed=True)
+    groups = {run.run: group for run, group in _by_run(ledger, every)}
+    frames, lost_runs = [pl.DataFrame(schema=STATE)], 0
+    for run in ledger.runs_of(account):
+        group, day = groups.get(run.run, []), date.fromisoformat(run.day)
+        news = pl.DataFrame(schema=STATE)
+        if all(work.names(f"{plan_folder(run.run, batch.plan)}/references") for batch in group):
+            moment = datetime.fromtimestamp(run.finished_at or run.started_at, UTC)
+            news = _outcomes(work, ledger, run, group, moment.date()).unique("key", keep="last", maintain_order=True)
+        else:
+            lost_runs += 1
+            doubted = {"fingerprint": None, "outcome": Bucket.UNKNOWN.value, "code": None}
+            nothing = [pl.lit(value, dtype=STATE[name]).alias(name) for name, value in doubted.items()]
+            frames = [frame.with_columns(nothing) for frame in frames]
+        frames = list(updated(frames, news, seen_by(work, run.run, run.plan, day)))
+    _commit(work, ledger, account, frames, fence=fence, absorbed=every)
+    return Rebuilt(account=account, profiles=sum(frame.height for frame in frames), lost_runs=lost_runs)
+
+
 def _commit(
     work: Place,
     ledger: Ledger,
     account: str,
-    parts: Iterable[pl.DataFrame],
+    frames: Iterable[pl.DataFrame],
     *,
     fence: int,
     absorbed: Sequence[Batch] = (),
@@ -115,17 +172,24 @@ def _commit(
     path = f"{FOLDER}/{account}/{generation:08d}-{fence:08d}"
     with work.staged(path) as folder:
         folder.mkdir()
-        for number, part in enumerate(parts):
+        for number, part in enumerate(evened(frames, _PART_ROWS)):
             part.write_parquet(folder / f"part-{number:05d}.parquet")
     ledger.commit_state(account, fence=fence, generation=generation, state_path=path, absorbed=absorbed)
     return generation
 
 
-def _parts(work: Place, path: str | None) -> Iterator[pl.DataFrame]:
+def _parts(work: Place, path: str | None, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
     if path is None:
         return iter(())
     folder = work.fetch(path)
-    return (pl.read_parquet(part) for part in sorted(folder.iterdir()))
+    return (_read(part, path, columns) for part in sorted(folder.iterdir()))
+
+
+def _read(part: Path, path: str, columns: list[str] | None) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(part, columns=columns)
+    except pl.exceptions.PolarsError:
+        raise LedgerError(f"{path}/{part.name} of the work folder is damaged: {_REMEDY}") from None
 
 
 def _by_run(ledger: Ledger, batches: list[Batch]) -> Iterator[tuple[Run, list[Batch]]]:
@@ -137,10 +201,9 @@ def _by_run(ledger: Ledger, batches: list[Batch]) -> Iterator[tuple[Run, list[Ba
     return ((run, groups[run.run]) for run in sorted(runs, key=lambda run: (run.day, run.started_at)))
 
 
-def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch]) -> pl.DataFrame:
+def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch], confirmed_on: date) -> pl.DataFrame:
     """The state's columns for every row of some batches of a run."""
     is_delivered = pl.col("end").is_in(_DELIVERED)
-    today = datetime.fromtimestamp(ledger.now(), UTC).date()
     code = pl.when(pl.col("end") == UNIDENTIFIED).then("batch").otherwise("code")
     return row_ends(ledger, work, run.run, batches).select(
         "key",
@@ -149,6 +212,6 @@ def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch]) -> pl
         outcome=pl.col("end").cast(OUTCOME),
         code=code.cast(pl.Categorical),
         memory=pl.when(is_delivered).then("memory"),
-        confirmed_on=pl.when(pl.col("end") == Bucket.CONFIRMED.value).then(pl.lit(today)),
+        confirmed_on=pl.when(pl.col("end") == Bucket.CONFIRMED.value).then(pl.lit(confirmed_on)),
         **{name: pl.when(is_delivered).then(name) for name in OPT_INS},
     )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from etl.delta import OPT_INS, STATE, State, decide, fingerprint, updated
+from etl.delta import OPT_INS, STATE, Seen, State, decide, evened, fingerprint, updated
 
 DAY = date(2026, 3, 2)
 KEYS = [f"C-{number}" for number in range(6)]
@@ -114,6 +114,45 @@ def test_a_key_is_found_in_whichever_part_it_stands(parts, asked):
     assert found.select("fingerprint", "as_of", "outcome", "code").rows() == expected
 
 
+@given(st.sets(st.text(min_size=1, max_size=8), min_size=1), st.integers(0, 13), st.sets(st.integers(1, 20)))
+def test_every_unchanged_profile_is_refreshed_once_in_seven_days(customers, first, missed):
+    """In any seven days in a row exactly once; where days were missed, on the next one with a run."""
+    day = DAY + timedelta(days=first)
+    parts = [frame({key: Known(1, day, "confirmed", confirmed_on=day) for key in customers})]
+    turns: dict[str, list[int]] = {key: [] for key in customers}
+    days_run = [number for number in range(1, 22) if number not in missed]
+    for number in days_run:
+        today = day + timedelta(days=number)
+        asked = records(dict.fromkeys(customers, 1))
+        due = asked.filter(decide(asked, State.load(parts), today, refresh_days=7)["due"])
+        for key in due["key"]:
+            turns[key].append(number)
+        news = frame({key: Known(1, today, "confirmed", confirmed_on=today) for key in due["key"]})
+        parts = list(updated(parts, news, Seen.of(today, [asked])))
+        again = decide(asked, State.load(parts), today, refresh_days=7)
+        assert not again["due"].any()
+    for sent in turns.values():
+        for begin in range(1, 16):
+            assert missed or len([number for number in sent if begin <= number < begin + 7]) == 1
+        for number in range(7, 22):
+            runs = [ran for ran in days_run if ran >= number]
+            assert not runs or any(number - 7 < ran <= runs[0] for ran in sent)
+
+
+@given(known, st.booleans())
+def test_only_what_is_delivered_and_of_a_later_day_is_refreshed(model, retry):
+    """Not for an older export, not by `retry`, not where something else is the matter with the profile."""
+    asked = records({"C-1": 1})
+    state = State.load([frame({"C-1": model})])
+    later, earlier = (
+        decide(asked, state, model.as_of + timedelta(days=d), refresh_days=7, retry=retry) for d in (9, 0)
+    )
+    is_well = model.fingerprint == 1 and model.outcome in {"accepted", "confirmed"}
+    assert later["due"].to_list() == [is_well and not retry]
+    assert earlier["due"].to_list() == [False]
+    assert not decide(asked, state, model.as_of + timedelta(days=9))["due"].any()
+
+
 def after(old: Known, new: Known) -> Known:
     """What is known of a profile once there are news of it, in plain words."""
     confirmed = [day for day in (old.confirmed_on, new.confirmed_on) if day]
@@ -135,9 +174,18 @@ class StateMachine(RuleBasedStateMachine):
         self.parts: list[pl.DataFrame] = []
         self.model: dict[str, Known] = {}
 
-    @rule(news=st.dictionaries(keys, known))
-    def learn(self, news: dict[str, Known]) -> None:
-        self.parts = list(updated(self.parts, frame(news)))
+    @rule(news=st.dictionaries(keys, known), seen=st.dictionaries(keys, st.integers(0, 3)), day=days)
+    def learn(self, news: dict[str, Known], seen: dict[str, int], day: date) -> None:
+        as_known = Seen.of(day, [records(seen)])
+        assert {key for part in self.parts for key in part.filter(as_known.tells_more(part))["key"]} == {
+            key
+            for key, print_ in seen.items()
+            if (old := self.model.get(key)) and old.fingerprint == print_ and old.as_of < day
+        }
+        self.parts = list(evened(updated(self.parts, frame(news), as_known), 2))
+        for key, print_ in seen.items():
+            if (old := self.model.get(key)) and old.fingerprint == print_:
+                self.model[key] = old if key in news else replace(old, as_of=max(old.as_of, day))
         for key, new in news.items():
             old = self.model.get(key)
             self.model[key] = after(old, new) if old else new
@@ -147,6 +195,7 @@ class StateMachine(RuleBasedStateMachine):
         state = pl.concat([frame({}), *self.parts])
         assert {row[0]: Known(*row[1:]) for row in state.rows()} == self.model
         assert state.height == len(self.model)
+        assert [part.height for part in self.parts[:-1]] == [2] * (len(self.parts) - 1)
 
 
 TestStateMachine = StateMachine.TestCase

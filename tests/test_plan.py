@@ -73,6 +73,43 @@ def test_the_endpoint_follows_the_volume(install, emulator, customers, endpoint)
     assert "20" in plan["why"]
 
 
+@pytest.fixture
+def forgetful(install, emulator):
+    """An account at Adobe Target, whose profiles are forgotten when nobody sends them; yesterday 70 were confirmed."""
+    account = install(emulator.url, destination="adobe_target_bulk")
+    account.land(70)
+    assert ends(account.run()) == {"confirmed": 70}
+    return account
+
+
+def test_within_a_week_every_unchanged_profile_is_sent_once(forgetful):
+    """A part each day, which the plan tells; a second run of the day sends nothing."""
+    refreshed = []
+    for number in range(1, 8):
+        day = MONDAY + timedelta(days=number)
+        forgetful.clock.now += 86_400
+        forgetful.land(70, day)
+        plan = planned(forgetful, day)
+        report = ends(forgetful.run(day))
+        refreshed.append(report.get("confirmed", 0))
+        assert (plan["refreshed"], plan["rows"], plan["deferred"]) == (refreshed[-1], refreshed[-1], 0)
+        assert report["unchanged"] == 70 - refreshed[-1]
+        assert f"refreshed {refreshed[-1]} of them" in as_text(plan)
+        assert ends(forgetful.run(day)) == {"unchanged": 70}
+    assert sum(refreshed) == 70
+    assert max(refreshed) < 30
+
+
+def test_what_has_changed_goes_before_what_is_only_refreshed(forgetful):
+    """Where the quota has no room for both, an unchanged profile stays unchanged, and is not put off either."""
+    forgetful.extra["limits"] = {"adobe_target_bulk": {"quota": 100}}
+    later = MONDAY + timedelta(days=1)
+    changed = {f"C-{number:05d}": {"city": "Paris" if number < 28 else "Lyon"} for number in range(70)}
+    forgetful.land(changed, later)
+    assert ends(forgetful.run(later)) == {"confirmed": 30, "unchanged": 40}
+    assert {planned(forgetful, later)["refreshed"]} == {0}
+
+
 def test_only_what_changed_counts_for_the_choice(install, emulator):
     """A large export of which little changed goes to the small endpoint."""
     free = install(emulator.url, destination="batch", extra={"limits": {"batch_mass_update": {"rows_per_call": 20}}})

@@ -222,6 +222,10 @@ class Ledger:
         where = [runs.c[name] == value for name, value in wanted.items() if value is not None]
         return self._runs(has_one, *where, limit=_MANY)[::-1]
 
+    def runs_of(self, account: str) -> list[Run]:
+        """All runs to an account, the oldest day first, and of a day the one that began first."""
+        return sorted(self._runs(runs.c.account == account, limit=_MANY), key=lambda run: (run.day, run.started_at))
+
     def usual_records(self, *, sync: str, destination: str, before: str, days: int) -> list[int]:
         """Records of the newest finished run of each of the last days before `before` that had one."""
         where = (runs.c.sync == sync, runs.c.destination == destination, runs.c.day < before)
@@ -431,16 +435,21 @@ class Ledger:
             row = db.execute(sa.select(accounts).where(accounts.c.account == account)).one()
             return Account(fence=row.fence, generation=row.generation, state_path=row.state_path)
 
-    def unabsorbed(self, account: str) -> list[Batch]:
+    def accounts(self) -> list[str]:
+        """All accounts that anything was ever sent to, or was to be."""
+        with self.reading() as db:
+            return list(db.execute(sa.select(accounts.c.account).order_by(accounts.c.account)).scalars())
+
+    def unabsorbed(self, account: str, *, and_absorbed: bool = False) -> list[Batch]:
         """Batches whose outcome does not stand in the account's state file yet, by run and plan, wholes before halves.
 
-        A batch that was in doubt when it handed its rows on counts as unknown.
+        `and_absorbed`: those also whose outcome does. A batch that was in doubt when it handed its rows on counts as unknown.
         """
         handed_on = (BatchState.SPLIT, BatchState.REPLACED)
         ended = batches.c.state.in_([s for s in BatchState if s.tells_of_its_rows])
         where = (
             (batches.c.account == account)
-            & ~batches.c.absorbed
+            & (~batches.c.absorbed | sa.literal(and_absorbed))
             & (ended | (batches.c.state.in_(handed_on) & _IN_DOUBT))
         )
         order = (batches.c.run, batches.c.plan, batches.c.rows.desc())
