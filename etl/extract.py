@@ -52,7 +52,7 @@ class SourceFile:
 
 
 def extract(ctx: RunContext) -> dict[str, Any]:
-    """Takes the snapshot: the CRM export of the day and the POS exports of the 30 days that end with it.
+    """Takes the snapshot: the CRM export of the day and, if the sync has any, the POS exports of the 30 days up to it.
 
     Raises ExportError when there is no CRM export for the day, and when a file cannot be taken as it is.
     """
@@ -63,12 +63,13 @@ def extract(ctx: RunContext) -> dict[str, Any]:
             f"no CRM export in {folder}: expected a csv, csv.gz, ndjson or parquet file", code="crm_missing"
         )
     days = [ctx.day - timedelta(days=back) for back in reversed(range(POS_DAYS))]
-    pos = {day: list(_take(ctx, "pos", day)) for day in days}
+    pos = {day: list(_take(ctx, "pos", day)) for day in days} if ctx.sync.pos else {}
+    exports = ("crm", "pos") if ctx.sync.pos else ("crm",)
     return {
-        "files": [asdict(file) for file in (*crm, *(file for day in days for file in pos[day]))],
-        "pos_gaps": [str(day) for day in days if not pos[day]],
-        "pos_incomplete": not pos[ctx.day],
-        "ignored": [name for folder in (f"crm/{ctx.day}", f"pos/{ctx.day}") for name in _ignored(ctx.landing, folder)],
+        "files": [asdict(file) for file in (*crm, *(file for files in pos.values() for file in files))],
+        "pos_gaps": [str(day) for day, files in pos.items() if not files],
+        "pos_incomplete": not pos.get(ctx.day),
+        "ignored": [name for export in exports for name in _ignored(ctx.landing, f"{export}/{ctx.day}")],
     }
 
 
@@ -80,7 +81,7 @@ def sources(ctx: RunContext, export: str) -> list[SourceFile]:
 
 def _take(ctx: RunContext, export: str, day: date) -> Iterator[SourceFile]:
     folder = f"{export}/{day}"
-    formats = {name: form for name in ctx.landing.names(folder) if (form := _format(name))}
+    formats = {name: form for name in ctx.landing.names(folder) if (form := format_of(name))}
     if not all(name.isprintable() for name in formats):
         raise ExportError(f"{folder} holds a file whose name cannot be printed: rename it", code="file_name")
     manifest = _manifest(ctx.landing, folder)
@@ -107,11 +108,12 @@ def _take(ctx: RunContext, export: str, day: date) -> Iterator[SourceFile]:
 
 def _ignored(landing: Place, folder: str) -> list[str]:
     """Files that a person may have meant to be read: no exports by their name, and not hidden."""
-    others = (name for name in landing.names(folder) if _format(name) is None and name != MANIFEST)
+    others = (name for name in landing.names(folder) if format_of(name) is None and name != MANIFEST)
     return [f"{folder}/{name}" for name in others if name.isprintable() and not name.startswith(".")]
 
 
-def _format(name: str) -> Format | None:
+def format_of(name: str) -> Format | None:
+    """What a file of the landing folder is, by its name; None if it is no export."""
     if name.startswith("."):
         return None
     return next((ending for ending in _FORMATS if name.endswith(f".{ending}")), None)

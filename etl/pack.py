@@ -84,13 +84,13 @@ def render(ctx: RunContext) -> dict[str, Any]:
     counts = {"records": 0, "unsendable": 0}
     with ctx.client() as client, ctx.place.staged(RECORDS, first_wins=True) as folder:
         folder.mkdir()
-        endpoint = connect_all(ctx.destination, ctx.connection, client)[0]
+        endpoint = connect_all(ctx.destination, ctx.connection, client, ctx.sync.own)[0]
         shared = None
         if endpoint.identity != _UNIQUE:
             everyone = parts.scan(ctx.place, profiles, _NOBODY).filter(~is_gone)
             shared = shared_identities(everyone, endpoint.identity)
         for number, part in enumerate(parts.frames(ctx.place, profiles)):
-            records = _records(endpoint, part, shared)
+            records = _records(endpoint, part, shared, ctx.sync.own)
             if len(gone):
                 records = records.with_columns(reason=pl.when(is_gone).then(pl.lit(ERASED)).otherwise("reason"))
             parts.write(folder, number, records)
@@ -99,17 +99,19 @@ def render(ctx: RunContext) -> dict[str, Any]:
     return counts
 
 
-def _records(endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None) -> pl.DataFrame:
+def _records(
+    endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None, own: Sequence[str]
+) -> pl.DataFrame:
     if shared is None or shared.is_empty():
-        return _encoded(endpoint, profiles)
+        return _encoded(endpoint, profiles, own)
     told = resolved(profiles, shared)
-    records = _encoded(endpoint, told)
+    records = _encoded(endpoint, told, own)
     loses = told["identity_shared"].fill_null(value=False)
     return records.with_columns(reason=pl.when(loses).then(pl.lit(IDENTITY_SHARED)).otherwise("reason"))
 
 
-def _encoded(endpoint: Destination, profiles: pl.DataFrame) -> pl.DataFrame:
-    records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+def _encoded(endpoint: Destination, profiles: pl.DataFrame, own: Sequence[str]) -> pl.DataFrame:
+    records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record", own)).collect()
     return records.hstack(profiles.select(delta.OPT_INS))
 
 
@@ -124,7 +126,7 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     settled = _settled_rows(ctx)
     limit = _limit(ctx, settled)
     with ctx.client() as client:
-        endpoints = connect_all(ctx.destination, ctx.connection, client)
+        endpoints = connect_all(ctx.destination, ctx.connection, client, ctx.sync.own)
         decided = partial(_decided, ctx, state, settled, isinstance(endpoints[0], AwaitsCompletion))
         chosen = _choose(ctx, client, endpoints, decided, limit)
     folder = plan_folder(ctx.name, plan)
@@ -174,7 +176,8 @@ def _choose(
         rows += wanted.height
         unconfirmed += wanted.filter((pl.col("confirmed_on") > alive).fill_null(value=False).not_()).height
     rows = min(rows, limit)
-    chosen = choose(ctx.destination, rows, ctx.connection, client, unconfirmed=min(unconfirmed, rows))
+    unconfirmed = min(unconfirmed, rows)
+    chosen = choose(ctx.destination, rows, ctx.connection, client, unconfirmed=unconfirmed, own=ctx.sync.own)
     is_roomy = small.envelope == large.envelope and small.limits.bytes_per_call >= large.limits.bytes_per_call
     if chosen.endpoint.name == large.name or is_roomy:
         return chosen
