@@ -3,11 +3,23 @@
 from contracts.checking import Checked, check, require
 from contracts.crm import Crm
 from contracts.declare import sentences
+from contracts.own import with_own
 from contracts.pos import Pos
 from contracts.profiles import Profiles
 from contracts.values import blank_to_null
 
-__all__ = ["JUDGED_ELSEWHERE", "SENTENCES", "Checked", "Crm", "Pos", "Profiles", "blank_to_null", "check", "require"]
+__all__ = [
+    "JUDGED_ELSEWHERE",
+    "SENTENCES",
+    "Checked",
+    "Crm",
+    "Pos",
+    "Profiles",
+    "blank_to_null",
+    "check",
+    "require",
+    "with_own",
+]
 
 JUDGED_ELSEWHERE = {
     "newer_version_quarantined": "A newer row of the same customer is in quarantine: sending this one could bring back a withdrawn consent.",

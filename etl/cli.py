@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import signal
 import sys
 import time
@@ -37,7 +38,9 @@ _MARKS = {True: "ok  ", False: "FAIL", None: "-   "}
 quarantine = typer.Typer(help="Rows that break the contract.", no_args_is_help=True)
 app.add_typer(quarantine, name="quarantine")
 
-SyncName = Annotated[str, typer.Argument(metavar="SYNC", help="A name of etl/syncs.py.")]
+SyncName = Annotated[
+    str, typer.Argument(metavar="SYNC", help="A name of etl/syncs.py, or of the file that PROFILE_ETL_SYNCS names.")
+]
 Day = Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The day that the exports cover.")]
 Destination = Annotated[str | None, typer.Option(help="Another destination than the sync's, for this run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -281,6 +284,19 @@ def emulator(
 
 
 @app.command()
+def init(
+    *, output: Annotated[Path, typer.Option(help="The file to write; one that is there is left.")] = Path("syncs.toml")
+) -> None:
+    """Write a file with a sync for an export of your own, to be changed."""
+    from etl.start import write_start
+
+    write_start(output)
+    _print(f"{output} describes a sync. Make it yours (docs/own-export.md), then:")
+    _print(f"  export PROFILE_ETL_SYNCS={shlex.quote(str(output.resolve()))}")
+    _print("  profile-etl doctor")
+
+
+@app.command()
 def doctor(
     *,
     rebuild_state: Annotated[
@@ -290,7 +306,7 @@ def doctor(
         ),
     ] = False,
 ) -> None:
-    """Check settings, folders, ledger and connections; send nothing."""
+    """Check settings, folders, ledger, syncs and connections; send nothing."""
     from etl.status import check_installation
 
     if rebuild_state:

@@ -9,7 +9,7 @@ vendor confirmed last that it holds the profile; `email_opt_in` and `sms_opt_in`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -46,9 +46,13 @@ OPT_INS = ("email_opt_in", "sms_opt_in")
 _FINGERPRINT_VERSION = "1"
 
 
-def fingerprint(record: str) -> pl.Expr:
-    """64 bits of a record column's text, the same in every version and on every machine (xxh3)."""
-    text: pl.Expr = plh.concat_str(pl.lit(_FINGERPRINT_VERSION), pl.col(record)).nchash.xxh3_64()
+def fingerprint(record: str, own: Sequence[str] = ()) -> pl.Expr:
+    """64 bits of a record column's text, the same in every version and on every machine (xxh3).
+
+    The names of own columns count: a record may be a row of cells, whose names stand at the head of its file.
+    """
+    names = (pl.lit(name) for name in own)
+    text: pl.Expr = plh.concat_str(pl.lit(_FINGERPRINT_VERSION), pl.col(record), *names).nchash.xxh3_64()
     return text
 
 

@@ -32,18 +32,19 @@ _CLOCK_TICK_S = 0.02
 
 
 def extract(ctx: RunContext) -> dict[str, Any]:
-    """Takes the snapshot: the CRM export of the day and the POS exports of the 30 days that end with it.
+    """Takes the snapshot: the CRM export of the day and, if the sync has any, the POS exports of the 30 days up to it.
 
     Raises ExportError when there is no CRM export for the day, and when a file cannot be taken as it is.
     """
     crm = _crm(ctx)
     days = [ctx.day - timedelta(days=back) for back in reversed(range(POS_DAYS))]
-    pos = {day: list(_take(ctx, "pos", day)) for day in days}
+    pos = {day: list(_take(ctx, "pos", day)) for day in days} if ctx.sync.pos else {}
+    exports = ("crm", "pos") if ctx.sync.pos else ("crm",)
     return {
-        "files": [asdict(file) for file in (*crm, *(file for day in days for file in pos[day]))],
-        "pos_gaps": [str(day) for day in days if not pos[day]],
-        "pos_incomplete": not pos[ctx.day],
-        "ignored": [name for folder in (f"crm/{ctx.day}", f"pos/{ctx.day}") for name in _ignored(ctx.landing, folder)],
+        "files": [asdict(file) for file in (*crm, *(file for files in pos.values() for file in files))],
+        "pos_gaps": [str(day) for day, files in pos.items() if not files],
+        "pos_incomplete": not pos.get(ctx.day),
+        "ignored": [name for export in exports for name in _ignored(ctx.landing, f"{export}/{ctx.day}")],
     }
 
 

@@ -470,10 +470,11 @@ class _Sender:
     def _pieces(self, batch: Batch, payload: bytes, cuts: Sequence[int]) -> list[Batch]:
         """Batches of another one's rows, cut before some of them, staged like it."""
         sizes = batch_rows(self._ctx.work, batch)["size"].to_list()
-        records = self._destination.envelope.split(payload, sizes)
+        envelope = self._destination.envelope.of(payload, sizes)
+        records = envelope.split(payload, sizes)
         pieces = []
         for first, stop in pairwise(sorted({0, *cuts, batch.rows})):
-            piece = self._destination.envelope.frame(records[first:stop])
+            piece = envelope.frame(records[first:stop])
             digest = sha256(piece).hexdigest()
             identity = batch_id(batch.run, batch.plan, f"{batch.id}:{first}", digest)
             file = f"{plan_folder(batch.run, batch.plan)}/pieces/{identity}"

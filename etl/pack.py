@@ -88,13 +88,13 @@ def render(ctx: RunContext) -> dict[str, Any]:
     counts = {"records": 0, "unsendable": 0}
     with ctx.client() as client, ctx.place.staged(RECORDS, first_wins=True) as folder:
         folder.mkdir()
-        endpoint = connect_all(ctx.destination, ctx.connection, client)[0]
+        endpoint = connect_all(ctx.destination, ctx.connection, client, ctx.sync.own)[0]
         shared = None
         if endpoint.identity != _UNIQUE:
             everyone = parts.scan(ctx.place, profiles, _NOBODY).filter(~is_gone)
             shared = shared_identities(everyone, endpoint.identity)
         for number, part in enumerate(parts.frames(ctx.place, profiles)):
-            records = _records(endpoint, part, shared)
+            records = _records(endpoint, part, shared, ctx.sync.own)
             if len(gone):
                 records = records.with_columns(reason=pl.when(is_gone).then(pl.lit(ERASED)).otherwise("reason"))
             parts.write(folder, number, records)
@@ -103,17 +103,19 @@ def render(ctx: RunContext) -> dict[str, Any]:
     return counts
 
 
-def _records(endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None) -> pl.DataFrame:
+def _records(
+    endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None, own: Sequence[str]
+) -> pl.DataFrame:
     if shared is None or shared.is_empty():
-        return _encoded(endpoint, profiles)
+        return _encoded(endpoint, profiles, own)
     told = resolved(profiles, shared)
-    records = _encoded(endpoint, told)
+    records = _encoded(endpoint, told, own)
     loses = told["identity_shared"].fill_null(value=False)
     return records.with_columns(reason=pl.when(loses).then(pl.lit(IDENTITY_SHARED)).otherwise("reason"))
 
 
-def _encoded(endpoint: Destination, profiles: pl.DataFrame) -> pl.DataFrame:
-    records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+def _encoded(endpoint: Destination, profiles: pl.DataFrame, own: Sequence[str]) -> pl.DataFrame:
+    records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record", own)).collect()
     return records.hstack(profiles.select(delta.OPT_INS))
 
 
@@ -128,7 +130,7 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     settled = _settled_rows(ctx)
     limit = _limit(ctx, settled)
     with ctx.client() as client:
-        endpoints = connect_all(ctx.destination, ctx.connection, client)
+        endpoints = connect_all(ctx.destination, ctx.connection, client, ctx.sync.own)
         decided = partial(_decided, ctx, state, settled, endpoints[0])
         counted = _counted(ctx, endpoints[-1], decided(_JUDGED))
         chosen = _choose(ctx, client, endpoints, decided, counted, limit)
@@ -201,7 +203,8 @@ def _choose(
     """The endpoint for the records that are wanted; the small one of two only if each of them fits into its calls."""
     large, small = endpoints[0], endpoints[-1]
     rows = min(counted.wanted, limit)
-    chosen = choose(ctx.destination, rows, ctx.connection, client, unconfirmed=min(counted.unconfirmed, rows))
+    unconfirmed = min(counted.unconfirmed, rows)
+    chosen = choose(ctx.destination, rows, ctx.connection, client, unconfirmed=unconfirmed, own=ctx.sync.own)
     is_roomy = small.envelope == large.envelope and small.limits.bytes_per_call >= large.limits.bytes_per_call
     if chosen.endpoint.name == large.name or is_roomy:
         return chosen

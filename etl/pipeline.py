@@ -31,6 +31,7 @@ from etl.model import BatchState, Bucket, RunReport
 from etl.run import PURGED, Options, RunContext
 from etl.settings import Connection, Settings
 from etl.storage import Place
+from etl.sync_rules import problems
 from etl.syncs import SYNCS, Sync
 from etl.transform import step as transform
 
@@ -67,7 +68,7 @@ _ASKED = "options.json"
 def sync_named(name: str) -> Sync:
     """A sync by name; raises ConfigError that lists the known ones."""
     if name not in SYNCS:
-        raise ConfigError(f"no sync named {name!r}; etl/syncs.py has: {', '.join(SYNCS)}")
+        raise ConfigError(f"no sync named {name!r}; known: {', '.join(SYNCS)}")
     return SYNCS[name]
 
 
@@ -86,6 +87,8 @@ def context(
     chosen = destination or sync.destination
     if chosen not in DESTINATIONS:
         raise ConfigError(f"no destination named {chosen!r}; known: {', '.join(DESTINATIONS)}")
+    if wrong := problems(replace(sync, destination=chosen)):
+        raise ConfigError(f"the sync {sync.name} cannot run: {'; '.join(wrong)}")
     ctx = RunContext(
         sync=sync,
         day=day,

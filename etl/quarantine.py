@@ -34,8 +34,9 @@ def newest(work: Place, ledger: Ledger, *, sync: str, day: str, destination: str
             )
         if place.exists("validate.json"):
             schema = validate.quarantine_schema(validate.EXPORTS[export])
-            frames = [frame.select(*schema) for folder in _FOLDERS[export] for frame in parts.frames(place, folder)]
-            return pl.concat([pl.DataFrame(schema=schema), *frames]).sort("row").drop("row")
+            frames = [frame for folder in _FOLDERS[export] for frame in parts.frames(place, folder)]
+            every = pl.concat([pl.DataFrame(schema=schema), *frames], how="diagonal")
+            return every.sort("row").select(pl.exclude("row", "record"), "record")
     raise ConfigError(f"no run of {sync} to {destination} for {day} has judged its export yet")
 
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from contracts import SENTENCES
+from contracts.rules import TEXT
 from etl.client import TROUBLES
 from etl.errors import ExportError
 from etl.ledger import counts_of
@@ -102,8 +103,7 @@ def as_text(report: RunReport) -> str:
     if report.reasons:
         lines += ["", "Reasons (CRM records)"]
         for reason in report.reasons:
-            sentence = WORDS.get(reason["code"], "")
-            lines.append(f"  {reason['count']:>12,}  {reason['code']}  {sentence}".rstrip())
+            lines.append(f"  {reason['count']:>12,}  {reason['code']}  {sentence_of(reason['code'])}".rstrip())
     if report.batches:
         sizes = sum(batch["bytes"] for batch in report.batches)
         attempts = sum(batch["attempts"] for batch in report.batches)
@@ -116,6 +116,12 @@ def as_text(report: RunReport) -> str:
         lines += ["", "Notices", *(f"  {NOTICES.get(notice, notice)}" for notice in report.notices)]
     lines += ["", next_step(report)]
     return "\n".join(lines)
+
+
+def sentence_of(code: str) -> str:
+    """What a code says to people; of a sync's own columns there is but one rule."""
+    own = f"{code.removesuffix('_invalid')} must be {TEXT.description}." if code.endswith("_invalid") else ""
+    return WORDS.get(code, own)
 
 
 def next_step(report: RunReport) -> str:
@@ -238,7 +244,7 @@ def _losses(ctx: RunContext) -> list[str]:
 
 def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
     extracted = ctx.result("extract")
-    notices = ["pos_incomplete"] if extracted["pos_incomplete"] else []
+    notices = ["pos_incomplete"] if extracted["pos_incomplete"] and ctx.sync.pos else []
     gaps = extracted["pos_gaps"]
     if any(day != str(ctx.day) for day in gaps):
         notices.append(f"pos_gaps: no POS export for {len(gaps)} of 30 days, the first {gaps[0]}, the last {gaps[-1]}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from etl.model import BatchState, RunReport
-from etl.report import NOTICES, WORDS, next_step
+from etl.report import NOTICES, next_step, sentence_of
 from etl.storage import Place
 
 # What it means that a record ended there; docs/report.md says the same.
@@ -172,7 +172,7 @@ def _ends(counts: Mapping[str, int], when: str, sentences: Mapping[str, str]) ->
 
 def _reasons(report: RunReport) -> _Markup | None:
     heads = {"Records": "number", "Code": "name", "It means": ""}
-    return _table(heads, ((r["count"], r["code"], WORDS.get(r["code"], "")) for r in report.reasons))
+    return _table(heads, ((r["count"], r["code"], sentence_of(r["code"])) for r in report.reasons))
 
 
 def _delivery(report: RunReport) -> Iterable[_Markup | None]:

@@ -9,14 +9,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etl.calls import Calls
 from etl.client import Client
 from etl.ledger import Ledger, lease
 from etl.settings import Connection, Settings
 from etl.storage import Place
-from etl.syncs import Sync
+
+if TYPE_CHECKING:  # whose file may be wrong, which is to be said by a command, and not where it begins
+    from etl.syncs import Sync
 
 # In the folder of a run whose files are removed, wholly or in part: no step of it can be done again.
 PURGED = "purged.json"

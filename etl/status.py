@@ -12,11 +12,15 @@ from functools import partial
 from etl.client import Client
 from etl.destinations import ENDPOINTS, connect, connect_all
 from etl.errors import ConfigError, EtlError
+from etl.extract import format_of
 from etl.ledger import Ledger, Run
 from etl.model import BatchState
+from etl.reading import read_export_file
 from etl.settings import Connection, Settings
 from etl.storage import Place
-from etl.syncs import SYNCS
+from etl.sync_rules import problems
+from etl.syncs import SYNCS, Sync
+from etl.validate import EXPORTS
 
 _SHOWN = 10
 _DAY_HOURS = 24
@@ -87,23 +91,28 @@ class Check:
 
 
 def check_installation() -> list[Check]:
-    """Landing and work folders, ledger, and the connections of the syncs; raises ConfigError for the settings."""
+    """Landing and work folders, ledger, the syncs and their connections; raises ConfigError for the settings."""
     settings = Settings.from_environment()
     return [
         _check("landing folder", lambda: _landing(settings)),
         _check("work folder", lambda: _work(settings)),
         _check("ledger", lambda: _ledger(settings)),
+        *(_check(f"sync {sync.name}", partial(_sync, sync, settings)) for sync in SYNCS.values()),
         *_check_connections(),
     ]
 
 
 def _check_connections() -> list[Check]:
     """Nobody uses every vendor: a connection that is not set is a fault only where none is."""
-    users = {sync.connection: sync.name for sync in SYNCS.values()}
+    users: dict[str, list[str]] = {}
+    for sync in SYNCS.values():
+        users.setdefault(sync.connection, []).append(sync.name)
     variables = {name: f"AIRFLOW_CONN_{name.upper()}" for name in users}
     one_is_set = any(os.environ.get(variable) for variable in variables.values())
     return [
-        Check(what=f"connection {name}", ok=None, found=f"not set, so {users[name]} cannot run: {variable}")
+        Check(
+            what=f"connection {name}", ok=None, found=f"not set, so {' and '.join(users[name])} cannot run: {variable}"
+        )
         if one_is_set and not os.environ.get(variable)
         else _check(f"connection {name}", partial(_connection, name))
         for name, variable in variables.items()
@@ -120,12 +129,42 @@ def _check(what: str, look: Callable[[], str]) -> Check:
 
 
 def _landing(settings: Settings) -> str:
+    if not Place(settings.landing).exists(""):
+        raise ConfigError(
+            f"{settings.landing} is not there: make it, or set PROFILE_ETL_LANDING to where the exports land"
+        )
     exports = [name for name in ("crm", "pos") if Place(settings.landing).names(name)]
     if "crm" not in exports:
         raise ConfigError(
             f"{settings.landing} holds no CRM export: set PROFILE_ETL_LANDING, or run profile-etl sample --out DIR"
         )
     return f"{settings.landing} holds {' and '.join(exports)}"
+
+
+def _sync(sync: Sync, settings: Settings) -> str:
+    """What is written of it, and whether the newest CRM export looks as it says."""
+    if wrong := problems(sync):
+        raise ConfigError("; ".join(wrong))
+    landing = Place(settings.landing)
+    days = sorted(landing.names("crm")) if landing.is_local else []
+    files = [f"crm/{day}/{name}" for day in days for name in sorted(landing.names(f"crm/{day}")) if format_of(name)]
+    if not files:
+        return f"to {sync.destination}"
+    header = sync.header("crm")
+    read = read_export_file(
+        landing.path(files[-1]),
+        format=format_of(files[-1]) or "csv",
+        columns=header,
+        wanted=list(dict.fromkeys(header.values())) or ["customer_id"],
+        required=EXPORTS["crm"].required,
+        delimiter=sync.crm.delimiter,
+        encoding=sync.crm.encoding,
+        name=files[-1],
+    )
+    next(iter(read), None)
+    if absent := [notice.message for notice in read.notices if notice.code == "columns_absent"]:
+        raise ConfigError("; ".join(absent))
+    return f"to {sync.destination}; {files[-1]} looks as it says"
 
 
 def _work(settings: Settings) -> str:

@@ -5,18 +5,28 @@ header names of your export to ours; what a name means is in `docs/contracts.md`
 separated by semicolons, with names of its own, is described so:
 
     crm=Export(columns={"CLIENT_NO": "customer_id", "MAIL": "email"}, delimiter=";", encoding="cp1252")
+
+The same can stand in a file of your own, which `PROFILE_ETL_SYNCS` names and `profile-etl init` begins: its syncs are then
+the only ones (`docs/own-export.md`).
 """
 
 from __future__ import annotations
 
+import os
+import re
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
 
 from etl.errors import ConfigError
 
 # A day later the next export has landed.
 _LONGEST_WAIT_HOURS = 24
+_ROOT = Path(__file__).parents[1]
+# What a setting may be in TOML, by the beginning of its annotation.
+_KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, float), "Mapping": dict}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +55,10 @@ class Normalise:
 class Sync:
     """One CRM export and one POS export, carried to one destination every day.
 
-    `schedule` is a cron expression in `timezone`; a run covers the day before it. An export of at least 1,000 records of
-    which more than `bad_share` are bad is not sent before somebody accepts it.
+    `attributes` are further columns of the CRM export, texts, by their header names: each is sent under the name that it
+    has here. `pos` is None where there are no POS exports. `schedule` is a cron expression in `timezone`; a run covers the
+    day before it. An export of at least 1,000 records of which more than `bad_share` are bad is not sent before somebody
+    accepts it.
 
     `crm_mode` is full where each CRM export holds every customer, delta where it holds those who changed: all others are
     carried forward then, also on days without a CRM export, as long as the last one is at most `crm_max_age_days` old.
@@ -60,7 +72,8 @@ class Sync:
     destination: str
     connection: str
     crm: Export = field(default_factory=Export)
-    pos: Export = field(default_factory=Export)
+    pos: Export | None = field(default_factory=Export)
+    attributes: Mapping[str, str] = field(default_factory=dict)
     timezone: str = "UTC"
     schedule: str = "0 2 * * *"
     owner: str = "data-engineering"
@@ -95,12 +108,61 @@ class Sync:
         """The asset that says that the day's profiles are delivered, and accounted for."""
         return f"{self.name}.delivered"
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names of `attributes`, in an order that does not depend on how they were written down."""
+        return tuple(sorted(self.attributes.values()))
 
-SYNCS: dict[str, Sync] = {
-    sync.name: sync
-    for sync in (
-        Sync(name="crm_to_batch", destination="batch", connection="batch_default"),
-        Sync(name="crm_to_adobe_target", destination="adobe_target", connection="adobe_target_default"),
-        Sync(name="crm_to_releva", destination="releva", connection="releva_default"),
-    )
-}
+    def header(self, export: str) -> Mapping[str, str]:
+        """The header names of an export (`crm`, `pos`) that are not ours, with what they are here."""
+        columns = {"crm": self.crm, "pos": self.pos or Export()}[export].columns
+        return {**columns, **self.attributes} if export == "crm" else columns
+
+
+def read_syncs(path: Path) -> dict[str, Sync]:
+    """The syncs of a TOML file, a table each, `pos = false` for none; raises ConfigError that says where it is wrong."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    found = {}
+    for name, table in tables.items():
+        where = f"{path}, [{name}]"
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not isinstance(table, dict):
+            raise ConfigError(f"{where}: a sync is a table whose name has letters, digits, - and _ only")
+        exports = {
+            export: None
+            if export == "pos" and table[export] is False
+            else Export(**_settings(table[export], Export, f"{where}, {export}"))
+            for export in ("crm", "pos")
+            if export in table
+        }
+        parts: dict[str, Any] = dict(exports)
+        if "normalise" in table:
+            parts["normalise"] = Normalise(**_settings(table["normalise"], Normalise, f"{where}, normalise"))
+        found[name] = Sync(**_settings({"name": name, **table, **parts}, Sync, where))
+    return found
+
+
+def _settings(table: object, kind: type[Sync | Export | Normalise], where: str) -> dict[str, Any]:
+    """The settings of a table, once each is known to be one, and of its kind."""
+    known = {setting.name: str(setting.type).partition("[")[0] for setting in fields(kind)}
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} must be a table")
+    for name, value in table.items():
+        if name not in known:
+            raise ConfigError(f"{where}: there is no setting {name!r}; there are: {', '.join(known)}")
+        if not isinstance(value, _KINDS.get(known[name], object)):
+            raise ConfigError(f"{where}: {name} must be of the kind {known[name]}")
+    if missing := sorted({"name", "destination", "connection"} & known.keys() - table.keys()):
+        raise ConfigError(f"{where} lacks {' and '.join(missing)}")
+    return table
+
+
+_HERE = (
+    Sync(name="crm_to_batch", destination="batch", connection="batch_default"),
+    Sync(name="crm_to_adobe_target", destination="adobe_target", connection="adobe_target_default"),
+    Sync(name="crm_to_releva", destination="releva", connection="releva_default"),
+)
+_ELSEWHERE = os.environ.get("PROFILE_ETL_SYNCS")
+SYNCS: dict[str, Sync] = read_syncs(_ROOT / _ELSEWHERE) if _ELSEWHERE else {sync.name: sync for sync in _HERE}

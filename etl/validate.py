@@ -23,7 +23,7 @@ from etl.normalise import normalised
 from etl.reading import Block, Reader, read_export_file
 from etl.run import RunContext
 from etl.snapshot import SourceFile, sources
-from etl.syncs import Export, Normalise
+from etl.syncs import Export, Normalise, Sync
 
 UNPARSABLE = "record_unparsable"
 FOLDER = "private/validated"
@@ -62,6 +62,14 @@ EXPORTS: Mapping[str, ExportContract] = {
 }
 
 
+def contract_of(sync: Sync, export: str) -> ExportContract:
+    """The contract of an export, with the sync's own columns."""
+    known = EXPORTS[export]
+    if export != "crm" or not sync.own:
+        return known
+    return replace(known, model=contracts.with_own(known.model, sync.own), columns=(*known.columns, *sync.own))
+
+
 def validate(ctx: RunContext) -> dict[str, Any]:
     """Reads and judges both exports; raises ExportError for what breaks a whole file."""
     with ctx.place.staged(FOLDER) as folder:
@@ -89,13 +97,13 @@ def quarantine_schema(contract: ExportContract) -> dict[str, pl.DataType | type[
 def reader(ctx: RunContext, file: SourceFile) -> Reader:
     """Reads one file of the snapshot as its sync describes it."""
     export: Export = Export() if file.carried else getattr(ctx.sync, file.export)
-    contract = EXPORTS[file.export]
+    contract = contract_of(ctx.sync, file.export)
     if not ctx.work.exists(file.snapshot):  # `profile-etl purge` came between extract and this
         raise ExportError(f"the copy of {file.name} is gone: run again, it is copied anew", code="file_changed")
     return read_export_file(
         ctx.work.fetch(file.snapshot),
         format=file.format,
-        columns=export.columns,
+        columns={} if file.carried else ctx.sync.header(file.export),
         wanted=contract.columns,
         required=contract.required,
         delimiter=export.delimiter,
@@ -112,7 +120,7 @@ def days_of_rows(ctx: RunContext) -> list[tuple[int, str]]:
 
 
 def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]:
-    contract = EXPORTS[name]
+    contract = contract_of(ctx.sync, name)
     records = carried = unparsable = quarantined = part = 0
     files, notices, changed = [], [], Counter[str]()
     for file in sources(ctx, name):

@@ -39,6 +39,7 @@ from virtual_time import Clock, VirtualRun
 
 # Examples that touch files or databases take as long as the machine is busy.
 hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=2_000)
 hypothesis.settings.load_profile("project")
 
 MONDAY = date(2026, 3, 2)

@@ -95,6 +95,21 @@ def test_purchases_go_down_again_as_the_window_moves_on(installation, emulator, 
         assert _orders(emulator) == {"C-1": len(buyers)}
 
 
+def test_columns_of_ones_own_are_carried_too(installation, emulator):
+    """A customer who is not in today's file keeps what only this company's export says."""
+    for day, rows in ((MONDAY, "C-1,c1@example.org,Acme"), (TUESDAY, "C-2,c2@example.org,Fern")):
+        _folder(installation, day).mkdir(parents=True)
+        key, email, brand = rows.split(",")
+        text = f"customer_id,email,updated_at,BRAND\n{key},{email},{day}T08:00:00Z,{brand}\n"
+        (_folder(installation, day) / "c.csv").write_text(text)
+        _receipts(installation, day)
+        _run(installation, day, attributes={"BRAND": "brand"})
+    _receipts(installation, WEDNESDAY, "C-1", "C-2")
+    _run(installation, WEDNESDAY, attributes={"BRAND": "brand"}, crm_max_age_days=1)
+    found = {key: (p["attributes"]["brand"], p["attributes"]["orders_30d"]) for key, p in emulator.profiles.items()}
+    assert found == {"C-1": ("Acme", 1), "C-2": ("Fern", 1)}
+
+
 def test_an_older_version_does_not_win_by_coming_later(installation, emulator):
     """The latest `updated_at` wins, also if it is the carried row's."""
     installation.land({"C-1": {"updated_at": f"{TUESDAY}T10:00:00Z"}}, city="Nice")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from etl.client import Client
@@ -13,7 +13,7 @@ from etl.destinations.releva import Releva
 from etl.errors import ConfigError
 from etl.settings import Connection
 
-Connect = Callable[[str, Connection, Client], Destination]
+Connect = Callable[[str, Connection, Client, Sequence[str]], Destination]
 
 ENDPOINTS: Mapping[str, Connect] = {
     "batch_update": BatchEndpoint.connect,
@@ -53,12 +53,12 @@ class Chosen:
     why: str
 
 
-def connect(endpoint: str, connection: Connection, client: Client) -> Destination:
-    """An endpoint by its own name."""
-    return ENDPOINTS[endpoint](endpoint, connection, client)
+def connect(endpoint: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> Destination:
+    """An endpoint by its own name; `own` are further text columns of the profiles that it renders."""
+    return ENDPOINTS[endpoint](endpoint, connection, client, own)
 
 
-def connect_all(destination: str, connection: Connection, client: Client) -> list[Destination]:
+def connect_all(destination: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> list[Destination]:
     """Every endpoint that a destination may use, the one that renders its records first.
 
     Raises ConfigError for an unknown destination, and for a connection that does not fit it.
@@ -69,12 +69,20 @@ def connect_all(destination: str, connection: Connection, client: Client) -> lis
     if strange := sorted(set(connection.extra.get("limits", {})) - set(ENDPOINTS)):
         raise ConfigError(f"connection {connection.id}: extra.limits names no endpoint: {', '.join(strange)}")
     names = [entry] if isinstance(entry, str) else [entry.large, entry.small]
-    return [connect(name, connection, client) for name in names]
+    return [connect(name, connection, client, own) for name in names]
 
 
-def choose(destination: str, rows: int, connection: Connection, client: Client, *, unconfirmed: int = 0) -> Chosen:
+def choose(
+    destination: str,
+    rows: int,
+    connection: Connection,
+    client: Client,
+    *,
+    unconfirmed: int = 0,
+    own: Sequence[str] = (),
+) -> Chosen:
     """The endpoint for a number of changed rows, `unconfirmed` of which the large endpoint has not confirmed lately."""
-    endpoints = connect_all(destination, connection, client)
+    endpoints = connect_all(destination, connection, client, own)
     entry = DESTINATIONS[destination]
     if isinstance(entry, str):
         return Chosen(endpoint=endpoints[0], why=f"{entry} is the destination")

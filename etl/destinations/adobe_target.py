@@ -13,7 +13,7 @@ Oddities, from the vendor's pages:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -57,9 +57,6 @@ _ATTRIBUTES: Mapping[str, pl.Expr] = {
 }
 
 
-_NOTHING_SAID = pl.col("record").str.ends_with("," * len(_ATTRIBUTES))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Account:
     """What both endpoints need of a connection."""
@@ -99,6 +96,7 @@ class _Endpoint:
     client: Client
     account: _Account
     url: str
+    attributes: Mapping[str, pl.Expr]
     identity: tuple[str, ...] = ("customer_id",)
 
     def check(self) -> None:
@@ -108,6 +106,12 @@ class _Endpoint:
         answer = self.client.get(url, headers=self.account.headers)
         if answer.status != HTTPStatus.NOT_FOUND or not _NO_PROFILE.search(answer.body):
             raise_for_status(answer)
+
+    def _records(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+        """`row`, `key`, and as `record` the encoded id and a cell for every attribute."""
+        cells = [percent_encoded(pl.col("customer_id")), *self.attributes.values()]
+        record = pl.concat_str([cell.fill_null("") for cell in cells], separator=",")
+        return profiles.select("row", key="customer_id", record=record)
 
     def _judged(self, records: pl.LazyFrame, reasons: Mapping[str, pl.Expr]) -> pl.LazyFrame:
         """What `render` returns; of several reasons, the first."""
@@ -123,7 +127,7 @@ class AdobeBulk(_Endpoint):
     __slots__ = ()
 
     @classmethod
-    def connect(cls, name: str, connection: Connection, client: Client) -> AdobeBulk:
+    def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> AdobeBulk:
         """Raises ConfigError for a connection, or an `extra` of it, that cannot be used."""
         account = _Account.of(connection)
         version = _option(connection, "bulk_version", "v2", "v1")
@@ -132,7 +136,8 @@ class AdobeBulk(_Endpoint):
                 f"connection {connection.id}: extra.id pcId needs extra.bulk_version v1, or the destination "
                 "adobe_target_single"
             )
-        header = ",".join((account.id, *_ATTRIBUTES))
+        attributes = _with_own(own)
+        header = ",".join((account.id, *attributes))
         return cls(
             name=name,
             limits=limits_of(name, connection.limits_for(name)),
@@ -140,6 +145,7 @@ class AdobeBulk(_Endpoint):
             client=client,
             account=account,
             url=account.url(_BULK_PATHS[version]),
+            attributes=attributes,
         )
 
     def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
@@ -149,7 +155,7 @@ class AdobeBulk(_Endpoint):
             "profile_too_large": size > self.limits.bytes_per_row,
             "record_too_large": size > self.limits.bytes_per_call - self.envelope.size,
         }
-        return self._judged(_records(profiles), reasons)
+        return self._judged(self._records(profiles), reasons)
 
     def finish(self, records: pl.DataFrame) -> pl.Series:
         """A record is sent as it was rendered."""
@@ -185,7 +191,7 @@ class AdobeSingle(_Endpoint):
     by_get: bool
 
     @classmethod
-    def connect(cls, name: str, connection: Connection, client: Client) -> AdobeSingle:
+    def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> AdobeSingle:
         """Raises ConfigError for a connection, or an `extra` of it, that cannot be used."""
         account = _Account.of(connection)
         url = account.url("profile/update")
@@ -201,6 +207,7 @@ class AdobeSingle(_Endpoint):
             client=client,
             account=account,
             url=url,
+            attributes=_with_own(own),
             by_get=by_get,
         )
 
@@ -208,13 +215,13 @@ class AdobeSingle(_Endpoint):
         """The same records; an id, a size, or a lack of attributes that the vendor does not take is a reason."""
         reasons = {
             "record_too_large": pl.col("form").str.len_bytes() > self.limits.bytes_per_call - self.envelope.size,
-            "no_attributes": _NOTHING_SAID,
+            "no_attributes": self._says_nothing(),
         }
-        return self._judged(self._with_form(_records(profiles)), reasons)
+        return self._judged(self._with_form(self._records(profiles)), reasons)
 
     def finish(self, records: pl.DataFrame) -> pl.Series:
         """The record as a form: the id, and the attributes that have a value; null where none has one."""
-        form = pl.when(~_NOTHING_SAID).then("form")
+        form = pl.when(~self._says_nothing()).then("form")
         return self._with_form(records.lazy()).select(form).collect().to_series()
 
     def submit(self, payload: bytes) -> Receipt:
@@ -228,9 +235,12 @@ class AdobeSingle(_Endpoint):
         _acknowledgement(answer)
         return Receipt(request_id=answer.request_id)
 
+    def _says_nothing(self) -> pl.Expr:
+        return pl.col("record").str.ends_with("," * len(self.attributes))
+
     def _with_form(self, records: pl.LazyFrame) -> pl.LazyFrame:
-        cells = pl.col("record").str.split_exact(",", len(_ATTRIBUTES))
-        names = (_IDS[self.account.id], *(f"profile.{name}" for name in _ATTRIBUTES))
+        cells = pl.col("record").str.split_exact(",", len(self.attributes))
+        names = (_IDS[self.account.id], *(f"profile.{name}" for name in self.attributes))
         fields = [
             pl.when(pl.col(f"field_{at}") != "").then(pl.concat_str(pl.lit(f"{name}="), f"field_{at}"))
             for at, name in enumerate(names)
@@ -239,11 +249,8 @@ class AdobeSingle(_Endpoint):
         return taken_apart.with_columns(form=pl.concat_str(fields, separator="&", ignore_nulls=True))
 
 
-def _records(profiles: pl.LazyFrame) -> pl.LazyFrame:
-    """`row`, `key`, and as `record` the encoded id and a cell for every attribute."""
-    cells = [percent_encoded(pl.col("customer_id")), *_ATTRIBUTES.values()]
-    record = pl.concat_str([cell.fill_null("") for cell in cells], separator=",")
-    return profiles.select("row", key="customer_id", record=record)
+def _with_own(columns: Sequence[str]) -> Mapping[str, pl.Expr]:
+    return {**_ATTRIBUTES, **{column: percent_encoded(pl.col(column)) for column in columns}}
 
 
 def _acknowledgement(answer: Answer) -> Element:

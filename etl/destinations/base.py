@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import polars as pl
@@ -31,6 +31,11 @@ class Envelope:
     def frame(self, records: Sequence[bytes]) -> bytes:
         """The payload of single records."""
         return self.wrap(self.separator.join(records))
+
+    def of(self, payload: bytes, sizes: Sequence[int]) -> Envelope:
+        """This envelope as a payload really has it: its head may be of another sync of the account, or of last week."""
+        records = sum(sizes) + len(self.separator) * (len(sizes) - 1)
+        return replace(self, prefix=payload[: len(payload) - len(self.suffix) - records])
 
     def split(self, payload: bytes, sizes: Sequence[int]) -> list[bytes]:
         """The records of a payload, by their sizes in bytes: undoes `frame`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,11 +72,12 @@ class BatchEndpoint:
     client: Client
     base: str
     headers: dict[str, str] = field(repr=False)
+    attributes: tuple[js.Member, ...] = _ATTRIBUTES
     envelope: Envelope = _ARRAY
     identity: tuple[str, ...] = ("customer_id",)
 
     @classmethod
-    def connect(cls, name: str, connection: Connection, client: Client) -> BatchEndpoint:
+    def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> BatchEndpoint:
         """Raises ConfigError for what is missing in the connection."""
         project = str(connection.extra.get("project_key") or "")
         if connection.conn_type != "batch" or not project or not connection.password:
@@ -96,21 +98,22 @@ class BatchEndpoint:
                 "X-Batch-Project": project,
                 "Content-Type": "application/json",
             },
+            attributes=(*_ATTRIBUTES, *(js.text(column, column) for column in own)),
         )
 
     def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
         """One JSON operation a profile; more attributes than Batch takes, or more bytes than a call holds, is a reason."""
-        attributes = pl.sum_horizontal(pl.col(member.column).is_not_null() for member in _ATTRIBUTES)
+        attributes = pl.sum_horizontal(pl.col(member.column).is_not_null() for member in self.attributes)
         record = pl.concat_str(
             pl.lit('{"identifiers":{"custom_id":"'),
             js.escaped(pl.col("customer_id")),
             pl.lit('"},"attributes":{'),
-            js.members(_ATTRIBUTES),
+            js.members(self.attributes),
             pl.lit("}}"),
         )
         room = self.limits.bytes_per_call - self.envelope.size
         reason = (
-            pl.when(pl.col("attributes") > (self.limits.attributes_per_row or len(_ATTRIBUTES)))
+            pl.when(pl.col("attributes") > (self.limits.attributes_per_row or len(self.attributes)))
             .then(pl.lit("too_many_attributes"))
             .when(pl.col("record").str.len_bytes() > room)
             .then(pl.lit("record_too_large"))

@@ -18,6 +18,7 @@ profile without `subscribedAt` and without subscriptions.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -71,8 +72,12 @@ _FIELDS = (
     js.whole("location", (js.number("lat", "latitude"), js.number("lon", "longitude"))),
     js.texts("addTags", "tags"),
     js.texts("subscriptions", "subscriptions"),
-    js.Member("customer_id", pl.concat_str(pl.lit('"custom":{"string":['), js.members(_CUSTOM), pl.lit("]}"))),
 )
+
+
+def _fields(custom: Sequence[js.Member]) -> tuple[js.Member, ...]:
+    group = pl.concat_str(pl.lit('"custom":{"string":['), js.members(custom), pl.lit("]}"))
+    return (*_FIELDS, js.Member("customer_id", group))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +89,12 @@ class Releva:
     client: Client
     url: str
     headers: dict[str, str] = field(repr=False)
+    fields: tuple[js.Member, ...] = _fields(_CUSTOM)
     envelope: Envelope = _PROFILES
     identity: tuple[str, ...] = ("email", "phone")
 
     @classmethod
-    def connect(cls, name: str, connection: Connection, client: Client) -> Releva:
+    def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> Releva:
         """Raises ConfigError for what is missing in the connection."""
         if connection.conn_type != "releva" or not connection.password:
             raise ConfigError(
@@ -103,6 +109,7 @@ class Releva:
                 "Authorization": f"Bearer {connection.password.reveal()}",
                 "Content-Type": "application/json",
             },
+            fields=_fields((*_CUSTOM, *(_custom(column, column) for column in own))),
         )
 
     def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
@@ -116,7 +123,7 @@ class Releva:
             subscriptions=pl.when(opted_out).then(pl.lit([], pl.List(pl.String))).otherwise("subscriptions"),
             memory=_subscription(),
         )
-        record = pl.concat_str(pl.lit('{"profile":{'), js.members(_FIELDS), pl.lit("}"))
+        record = pl.concat_str(pl.lit('{"profile":{'), js.members(self.fields), pl.lit("}"))
         room = self.limits.bytes_per_call - self.envelope.size - len(_SAME)
         too_large = pl.col("record").str.len_bytes() > room
         encoded = said.select("row", "memory", key=pl.coalesce(self.identity), record=record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from contracts.values import entries, utc_text
@@ -16,11 +18,11 @@ _PURCHASES: dict[str, type[pl.DataType]] = {
 _TEXTS = ("email", "phone", "first_name", "last_name", "birthday", "language", "country")
 
 
-def build_profiles(rows: pl.DataFrame, purchases: pl.DataFrame | None) -> pl.DataFrame:
+def build_profiles(rows: pl.DataFrame, purchases: pl.DataFrame | None, own: Sequence[str] = ()) -> pl.DataFrame:
     """Profiles as `contracts.profiles` describes them, in the order of the rows.
 
     `purchases` is what `Purchases.of` says of the same customers, in the same order; None when the day's POS export has
-    not landed: then no purchase attribute has a value.
+    not landed: then no purchase attribute has a value. `own` columns go on as they are.
     """
     if purchases is None:
         joined = rows.with_columns(pl.lit(None, dtype=dtype).alias(name) for name, dtype in _PURCHASES.items())
@@ -43,5 +45,5 @@ def build_profiles(rows: pl.DataFrame, purchases: pl.DataFrame | None) -> pl.Dat
         longitude=pl.col("longitude").cast(pl.Float64),
         avatar_url="avatar_url",
         updated_at=utc_text("updated_at"),
-        **{name: pl.col(name) for name in _PURCHASES},
+        **{name: pl.col(name) for name in (*_PURCHASES, *own)},
     )

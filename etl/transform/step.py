@@ -42,15 +42,16 @@ def transform(ctx: RunContext) -> dict[str, Any]:
         resolved.deduplicated.to_frame("row").write_parquet(folder / "deduplicated.parquet")
         if len(resolved.newer_quarantined):
             parts.write(folder / "quarantine", 0, _originals(ctx, resolved.newer_quarantined))
+        promise = contracts.with_own(contracts.Profiles, ctx.sync.own)
         incomplete = ctx.result("extract")["pos_incomplete"]
         done = 0
         for number, part in enumerate(parts.frames(ctx.place, f"{validate.FOLDER}/crm/valid")):
             rows = part.filter(~pl.col("row").is_in(gone.implode()))
             theirs = None if incomplete else purchases.of(done, rows.height)
-            profiles = build_profiles(rows, theirs)
+            profiles = build_profiles(rows, theirs, ctx.sync.own)
             done += rows.height
             if number == 0:  # a sample shows a mistake in our own code, and data is no part of that promise
-                contracts.require(contracts.Profiles, profiles.head(_SAMPLE_ROWS))
+                contracts.require(promise, profiles.head(_SAMPLE_ROWS))
             parts.write(folder / "profiles", number, profiles)
     is_full = ctx.sync.crm_mode == "full"
     present = pl.concat([crm.select("customer_id"), quarantined.select("customer_id")])
@@ -68,7 +69,7 @@ def _leave_base(ctx: RunContext, crm: pl.LazyFrame, gone: pl.Series) -> str | No
     ids = parts.frames(ctx.place, f"{validate.FOLDER}/crm/valid", ["row", "customer_id"])
     erased = tombstones.erased_rows(ctx.work, ids, validate.days_of_rows(ctx))
     out = pl.concat([gone, erased])
-    rows = crm.filter(~pl.col("row").is_in(out.implode())).select(validate.EXPORTS["crm"].columns)
+    rows = crm.filter(~pl.col("row").is_in(out.implode())).select(validate.contract_of(ctx.sync, "crm").columns)
     return base.leave(ctx, rows)
 
 
@@ -85,7 +86,7 @@ def _account(purchases: Purchases, validated: dict[str, Any]) -> dict[str, int]:
 
 
 def _scan(ctx: RunContext, export: str, folder: str) -> pl.LazyFrame:
-    schema = validate.quarantine_schema(validate.EXPORTS[export])
+    schema = validate.quarantine_schema(validate.contract_of(ctx.sync, export))
     return parts.scan(ctx.place, f"{validate.FOLDER}/{export}/{folder}", schema)
 
 
@@ -107,4 +108,4 @@ def _originals(ctx: RunContext, rows: pl.Series) -> pl.DataFrame:
                     )
                 )
         first += read.records
-    return pl.concat(found).select(*validate.quarantine_schema(validate.EXPORTS["crm"]))
+    return pl.concat(found).select(*validate.quarantine_schema(validate.contract_of(ctx.sync, "crm")))

@@ -344,7 +344,7 @@ def test_doctor_names_what_is_missing(shop, tmp_path):
     """Exit 0 only when a run could start; a check that fails does not hide the others."""
     shop.customers("2026-03-11", 1)
     well = shop("doctor")
-    assert (well.returncode, well.stdout.count("ok  ")) == (0, 4)
+    assert (well.returncode, well.stdout.count("ok  ")) == (0, 7)
     assert "mode 700" in well.stdout
     assert "-     connection releva_default: not set, so crm_to_releva cannot run" in well.stdout
     broken = shop(

@@ -7,6 +7,7 @@ single persons that are refused by the number of their line.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -41,11 +42,12 @@ class Herald:
     client: Client
     base: str
     headers: dict[str, str] = field(repr=False)
+    facts: tuple[js.Member, ...]
     envelope: Envelope = _LINES
     identity: tuple[str, ...] = ("customer_id",)
 
     @classmethod
-    def connect(cls, name: str, connection: Connection, client: Client) -> Herald:
+    def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> Herald:
         """Raises ConfigError for a connection of another vendor, or one without a key."""
         if connection.conn_type != "herald" or not connection.password:
             raise ConfigError(f"connection {connection.id}: Herald needs conn_type herald, and the key as password")
@@ -55,12 +57,13 @@ class Herald:
             client=client,
             base=f"{connection.host.rstrip('/')}/v1",
             headers={"X-Herald-Key": connection.password.reveal(), "Content-Type": "application/x-ndjson"},
+            facts=(*_FACTS, *(js.text(column, column) for column in own)),
         )
 
     def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
         """One line a person; more bytes than a call holds are a reason."""
         key = js.escaped(pl.col("customer_id"))
-        record = pl.concat_str(pl.lit('{"id":"'), key, pl.lit('","facts":{'), js.members(_FACTS), pl.lit("}}"))
+        record = pl.concat_str(pl.lit('{"id":"'), key, pl.lit('","facts":{'), js.members(self.facts), pl.lit("}}"))
         encoded = profiles.select("row", key="customer_id", record=record)
         too_large = pl.col("record").str.len_bytes() > self.limits.bytes_per_call - self.envelope.size
         reason = pl.when(too_large).then(pl.lit("record_too_large"))
