@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 import contracts
-from etl import parts
+from etl import corrections, parts
 from etl.errors import ExportError
 from etl.extract import SourceFile, sources
 from etl.reading import Block, Reader, read_export_file
@@ -110,7 +110,7 @@ def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]
     files, notices = [], []
     for file in sources(ctx, name):
         read = reader(ctx, file)
-        for block in read:
+        for block in corrections.corrected(ctx, file.sha256, read):
             done = _validate_block(block, contract, file.name, records)
             parts.write(folder / "valid", part, done.valid)
             parts.write(folder / "quarantine", part, done.quarantine)

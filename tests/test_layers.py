@@ -28,6 +28,7 @@ FLOORS = (
     ("etl.report", "etl.reconcile", "etl.wait", "etl.load", "etl.plan"),
     ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.extract"),
     (
+        "etl.corrections",
         "etl.gates",
         "etl.parts",
         "etl.policy",

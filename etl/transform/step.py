@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 import contracts
-from etl import parts, validate
+from etl import corrections, parts, validate
 from etl.extract import sources
 from etl.run import RunContext
 from etl.transform.duplicates import resolve_duplicates
@@ -78,7 +78,7 @@ def _originals(ctx: RunContext, rows: pl.Series) -> pl.DataFrame:
     found, first = [], 0
     for file in sources(ctx, "crm"):
         read = validate.reader(ctx, file)
-        for block in read:
+        for block in corrections.corrected(ctx, file.sha256, read):
             wanted = block.rows.filter((pl.col("_record") + first).is_in(rows.implode()))
             if wanted.height:
                 found.append(
