@@ -23,7 +23,7 @@ from etl.run import Options, RunContext
 from etl.terminal import progress
 
 if TYPE_CHECKING:
-    import polars as pl
+    from etl.quarantine import Quarantined
 
 app = typer.Typer(
     name="profile-etl",
@@ -198,10 +198,38 @@ def export_quarantine(
     """Write the rows with all their original values to a CSV that a spreadsheet opens safely."""
     from etl.quarantine import write_csv
 
-    rows = _quarantined(sync, day, destination, export)
+    rows = _quarantined(sync, day, destination, export).rows
     with _writing(output):
         write_csv(rows, output)
     _print(f"{rows.height:,} rows in {output}, readable by you only")
+
+
+@quarantine.command("release")
+def release_quarantine(
+    sync: SyncName,
+    day: Day,
+    *,
+    input_: Annotated[Path, typer.Option("--input", help="The CSV of quarantine export, with rows put right.")],
+    destination: Destination = None,
+    no_wait: NoWait = False,
+    accept_volume: AcceptVolume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the day again with the rows of an exported CSV as they were put right there."""
+    from etl import corrections, pipeline
+    from etl.quarantine import put_right
+
+    found = _quarantined(sync, day, destination, "crm")
+    fixes = put_right(input_, found)
+    if fixes.is_empty():
+        _print("nothing to do: no row was changed")
+        return
+    options = Options(wait=not no_wait, accept_volume=accept_volume)
+    named = _context(sync, day, destination, options, run_id=pipeline.new_run_id("release"))
+    with _running(named) as ctx:
+        corrections.note(ctx, fixes)
+        made = pipeline.run(ctx)
+    _show(made, as_json=as_json, files=ctx.place.root)
 
 
 @app.command()
@@ -360,7 +388,7 @@ def _customer_id(id_: str) -> str:
     return customer_id
 
 
-def _quarantined(sync: str, day: str, destination: str | None, export: str) -> pl.DataFrame:
+def _quarantined(sync: str, day: str, destination: str | None, export: str) -> Quarantined:
     from etl import pipeline
     from etl.ledger import Ledger
     from etl.quarantine import newest

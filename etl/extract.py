@@ -15,7 +15,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from etl import base
+from etl import base, corrections
 from etl.errors import ExportError
 from etl.reading import Format
 from etl.run import RunContext
@@ -44,6 +44,7 @@ def extract(ctx: RunContext) -> dict[str, Any]:
         "files": [asdict(file) for file in (*crm, *(file for files in pos.values() for file in files))],
         "pos_gaps": [str(day) for day, files in pos.items() if not files],
         "pos_incomplete": not pos.get(ctx.day),
+        "corrected": corrections.take_over(ctx, {file.sha256 for file in crm}),
         "ignored": [name for export in exports for name in _ignored(ctx.landing, f"{export}/{ctx.day}")],
     }
 

@@ -248,6 +248,13 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
     gaps = extracted["pos_gaps"]
     if any(day != str(ctx.day) for day in gaps):
         notices.append(f"pos_gaps: no POS export for {len(gaps)} of 30 days, the first {gaps[0]}, the last {gaps[-1]}")
+    if (put_right := extracted.get("corrected", {})).get("rows"):
+        of = ", ".join(put_right["of"])
+        notices.append(
+            f"corrected: {put_right['rows']:,} CRM records count as they were put right, of the quarantine of {of}"
+        )
+    if put_right.get("outdated"):
+        notices.append(f"corrections_outdated: {put_right['outdated']:,} are of a file that was delivered anew since")
     if extracted["ignored"]:
         notices.append(f"ignored_files: not csv, csv.gz, ndjson or parquet: {', '.join(extracted['ignored'])}")
     notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]

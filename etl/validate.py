@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 import contracts
-from etl import parts
+from etl import corrections, parts
 from etl.errors import ExportError
 from etl.normalise import normalised
 from etl.reading import Block, Reader, read_export_file
@@ -125,7 +125,7 @@ def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]
     files, notices, changed = [], [], Counter[str]()
     for file in sources(ctx, name):
         read = reader(ctx, file)
-        for block in read:
+        for block in corrections.corrected(ctx, file.sha256, read):
             done = _validate_block(block, contract, ctx.sync.normalise, file.name, records)
             parts.write(folder / "valid", part, done.valid)
             parts.write(folder / "quarantine", part, done.quarantine)

@@ -30,6 +30,7 @@ FLOORS = (
     ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.arrival", "etl.extract"),
     (
         "etl.base",
+        "etl.corrections",
         "etl.gates",
         "etl.parts",
         "etl.policy",

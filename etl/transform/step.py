@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 import contracts
-from etl import base, parts, tombstones, validate
+from etl import base, corrections, parts, tombstones, validate
 from etl.normalise import normalised
 from etl.run import RunContext
 from etl.snapshot import sources
@@ -95,7 +95,7 @@ def _originals(ctx: RunContext, rows: pl.Series) -> pl.DataFrame:
     found, first = [], 0
     for file in sources(ctx, "crm"):
         read = validate.reader(ctx, file)
-        for block in read:
+        for block in corrections.corrected(ctx, file.sha256, read):
             wanted = block.rows.filter((pl.col("_record") + first).is_in(rows.implode()))
             if wanted.height:
                 found.append(
