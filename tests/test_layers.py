@@ -27,6 +27,7 @@ FLOORS = (
     ("etl.report", "etl.reconcile", "etl.wait", "etl.load", "etl.plan"),
     ("etl.pack", "etl.state", "etl.transform", "etl.validate", "etl.extract"),
     (
+        "etl.calendar",
         "etl.gates",
         "etl.parts",
         "etl.policy",
