@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from etl import gates
+from etl.calendar import calendar
 from etl.destinations import connect
 from etl.model import Bucket
 from etl.pacing import Allowance, Pace, reserve, stored_pace
@@ -15,6 +17,7 @@ from etl.run import RunContext
 _HOW_TO_GO_ON = (
     "Nothing is sent. If that is right, run again with --accept-volume (in Airflow, the param accept_volume)."
 )
+_MOST_DAYS = 60
 
 
 def plan(ctx: RunContext) -> dict[str, Any]:
@@ -28,6 +31,8 @@ def figures(ctx: RunContext, staged: Manifest) -> dict[str, Any]:
     with ctx.client() as client:
         limits = connect(endpoint, ctx.connection, client).limits
     used = ctx.ledger.used(account, endpoint, limits.quota_hours)
+    ours = None if limits.quota is None else int(limits.quota * (1 - ctx.connection.headroom))
+    deferred = staged.kept.get(Bucket.DEFERRED, 0)
     pace = stored_pace(ctx.ledger, account, endpoint)
     allowance = Allowance.of(limits, ctx.connection.headroom)
     return {
@@ -40,15 +45,26 @@ def figures(ctx: RunContext, staged: Manifest) -> dict[str, Any]:
         "seconds": seconds(staged.calls["rows"], allowance, pace, ctx.ledger.now()),
         "quota": {
             "limit": limits.quota,
-            "ours": None if limits.quota is None else int(limits.quota * (1 - ctx.connection.headroom)),
+            "ours": ours,
             "window_hours": limits.quota_hours,
             "used_before": used,
             "used_after": used + staged.rows,
         },
         "refreshed": staged.refreshed,
-        "deferred": staged.kept.get(Bucket.DEFERRED, 0),
+        "deferred": deferred,
+        "days": _days(ctx, staged, ours, limits.quota_hours) if deferred and ours is not None else [],
         **_gates(ctx, staged),
     }
+
+
+def _days(ctx: RunContext, staged: Manifest, quota: int, quota_hours: float) -> list[int]:
+    """The rows that go today and on the days after, if nothing else changes; none where a limit of the run cuts it short."""
+    if ctx.options.limit is not None:
+        return []
+    held = ctx.ledger.held(ctx.connection.account, staged.endpoint, quota_hours)
+    rows = staged.rows + staged.kept[Bucket.DEFERRED]
+    days = calendar(rows, quota=quota, quota_hours=quota_hours, held=held, now=ctx.ledger.now())
+    return list(islice(days, _MOST_DAYS))
 
 
 def as_text(planned: dict[str, Any]) -> str:
@@ -65,7 +81,15 @@ def as_text(planned: dict[str, Any]) -> str:
         f"time      {planned['seconds'] / 60:.1f} minutes at the allowed rate ({planned['seconds']:.1f} s)",
         f"quota     {quota['used_before']:,} rows used before, {quota['used_after']:,} after, {limit}",
     ]
+    if days := planned["days"]:
+        each = ", ".join(f"{rows:,}" for rows in days)
+        lines.append(f"calendar  with a run a day at this hour, rows by day: {each}{_and_more(planned)}")
     return "\n".join([*lines, f"REFUSED   {planned['refused_why']}"] if planned["refused"] else lines)
+
+
+def _and_more(planned: dict[str, Any]) -> str:
+    left = planned["rows"] + planned["deferred"] - sum(planned["days"])
+    return f", and {left:,} later" if left else ""
 
 
 def seconds(calls: Iterable[int], allowance: Allowance, pace: Pace, now: float) -> float:

@@ -31,6 +31,7 @@ FLOORS = (
     (
         "etl.base",
         "etl.corrections",
+        "etl.calendar",
         "etl.gates",
         "etl.parts",
         "etl.policy",

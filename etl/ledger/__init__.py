@@ -2,7 +2,17 @@
 
 from etl.ledger.jobs import Job, claim_due, codes_of, counts_of, give_back, note_poll, open_jobs, submissions_since
 from etl.ledger.lease import LEASE_S, lease
-from etl.ledger.store import Account, Attempt, Ending, Ledger, LostLeaseError, QuotaSpentError, Run, batch_id
+from etl.ledger.store import (
+    Account,
+    Attempt,
+    Ending,
+    Ledger,
+    LostLeaseError,
+    QuotaSpentError,
+    Run,
+    batch_id,
+    quota_until,
+)
 
 __all__ = [
     "LEASE_S",
@@ -22,5 +32,6 @@ __all__ = [
     "lease",
     "note_poll",
     "open_jobs",
+    "quota_until",
     "submissions_since",
 ]

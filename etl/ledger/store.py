@@ -426,6 +426,14 @@ class Ledger:
         with self.reading() as db:
             return self._used(db, account, endpoint, hours, self.now())
 
+    def held(self, account: str, endpoint: str, hours: float) -> list[tuple[float, int]]:
+        """What `used` adds up, slice by slice: until which moment it counts, and how many rows."""
+        mine = (quota_slices.c.account == account) & (quota_slices.c.endpoint == endpoint)
+        oldest = _oldest_slot(self.now(), hours)
+        query = sa.select(quota_slices).where(mine, quota_slices.c.slot >= oldest).order_by(quota_slices.c.slot)
+        with self.reading() as db:
+            return [(quota_until(row.slot * QUOTA_SLICE_S, hours), row.used) for row in db.execute(query)]
+
     # The account's state
 
     def account(self, account: str) -> Account:
@@ -512,8 +520,7 @@ class Ledger:
             raise LostLeaseError("another process took this account over; this one stops")
 
     def _used(self, db: sa.Connection, account: str, endpoint: str, hours: float, now: float) -> int:
-        # A slice counts five minutes longer than its last moment: the vendor may have counted a call that much later.
-        oldest = int((now - hours * 3600) // QUOTA_SLICE_S) - 1
+        oldest = _oldest_slot(now, hours)
         mine = (quota_slices.c.account == account) & (quota_slices.c.endpoint == endpoint)
         query = sa.select(sa.func.coalesce(sa.func.sum(quota_slices.c.used), 0))
         return int(db.execute(query.where(mine, quota_slices.c.slot >= oldest)).scalar_one())
@@ -539,6 +546,16 @@ class Ledger:
 
 class QuotaSpentError(EtlError):
     """The rows of a batch do not fit into the rolling quota now."""
+
+
+def _oldest_slot(now: float, hours: float) -> int:
+    """The first slice that counts; it does for five minutes after its last moment, since the vendor may count late."""
+    return int((now - hours * 3600) // QUOTA_SLICE_S) - 1
+
+
+def quota_until(moment: float, hours: float) -> float:
+    """Until when a row counts against a rolling quota that is sent at a moment."""
+    return (moment // QUOTA_SLICE_S + 2) * QUOTA_SLICE_S + hours * 3600
 
 
 def batch_id(run: str, plan: int, ordinal: str, sha256: str) -> str:

@@ -1,0 +1,27 @@
+"""Calendar: over how many days a load goes that does not fit into the rolling quota; pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from etl.ledger import quota_until
+
+_DAY_S = 86_400.0
+
+
+def calendar(
+    rows: int, *, quota: int, quota_hours: float, held: Iterable[tuple[float, int]], now: float
+) -> Iterator[int]:
+    """How many of the rows each day's run delivers, if one begins now and one every 24 hours, until all are delivered.
+
+    `held` is what counts against the quota already: until which moment, and how many rows. Without a quota that lets a
+    row through there are no days.
+    """
+    counting = list(held)
+    while rows > 0 and quota > 0:
+        counting = [(until, used) for until, used in counting if until > now]
+        sent = min(rows, max(0, quota - sum(used for _, used in counting)))
+        yield sent
+        rows -= sent
+        counting.append((quota_until(now, quota_hours), sent))
+        now += _DAY_S
