@@ -39,7 +39,8 @@ _SAME = {
 }
 OUTCOME = pl.Enum([*_SAME, Bucket.UNKNOWN.value])
 # What `retry` leaves alone: it got through, or may yet.
-_THROUGH = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value, Bucket.PROCESSING.value)
+_DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
+_THROUGH = (*_DELIVERED, Bucket.PROCESSING.value)
 STATE: dict[str, Any] = {
     "key": pl.String,
     "fingerprint": pl.UInt64,
@@ -95,17 +96,20 @@ def conformed(part: pl.DataFrame) -> pl.DataFrame:
 def decide(
     records: pl.DataFrame, state: State, day: date, *, full: bool = False, retry: bool = False, confirms: bool = False
 ) -> pl.DataFrame:
-    """What becomes of each record (`key`, `fingerprint`, the opt-ins): `bucket`, null for "send it", and `code`.
+    """What becomes of each record (`key`, `fingerprint`, the opt-ins, `opt_out`): `bucket`, null for "send it", and `code`.
 
     A profile that a later day's export has spoken of is superseded. One that was sent before just as it stands is not
     sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
-    another endpoint of the account took a profile which may not even be there is no reason to leave it out. `known` and
-    `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for a profile
+    another endpoint of the account took a profile which may not even be there is no reason to leave it out. An `opt_out` says
+    nothing else of its profile, and is as before if the account has got just that with whatever it accepted last. `sent`,
+    `known` and `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for a profile
     that is not known.
     """
     names = {"fingerprint": "sent", **{name: f"told_{name}" for name in OPT_INS}}
-    known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", *OPT_INS))
-    same = (pl.col("sent") == pl.col("fingerprint")).fill_null(value=False) & (not full)
+    known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", "opt_out", *OPT_INS))
+    got_it = pl.all_horizontal(pl.col(name).is_null() | pl.col(name).eq(pl.col(f"told_{name}")) for name in OPT_INS)
+    is_told = pl.col("opt_out") & got_it & pl.col("outcome").is_in(_DELIVERED)
+    same = ((pl.col("sent") == pl.col("fingerprint")) | is_told).fill_null(value=False) & (not full)
     if retry:
         same &= pl.col("outcome").is_in(_THROUGH)
     if confirms:
@@ -116,6 +120,7 @@ def decide(
     return known.select(
         bucket=bucket,
         code=pl.when(same).then(pl.col("code").cast(pl.String)),
+        sent="sent",
         known="memory",
         confirmed_on="confirmed_on",
         flips=pl.when(pl.col("as_of").is_not_null()).then(pl.any_horizontal(turns)),

@@ -242,6 +242,7 @@ class RunReport:
     duplicates_possible: int = 0
     balanced: bool = True
     notices: list[str] = field(default_factory=list)
+    optouts_sent: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The report in the order of spec section 8."""

@@ -39,7 +39,8 @@ def report(ctx: RunContext) -> RunReport:
         quota=_quota(ctx, ctx.result("plan")),
         duplicates_possible=account["duplicates_possible"],
         balanced=account["balanced"],
-        notices=_notices(ctx, validated),
+        notices=_notices(ctx, validated) + _held_back(account["opt_outs"]),
+        optouts_sent=sum(account["opt_outs"].get(bucket, 0) for bucket in _DELIVERED),
     )
     return _close(ctx, made)
 
@@ -64,7 +65,7 @@ def read_report(place: Place) -> RunReport | None:
 
 def from_dict(value: dict[str, Any]) -> RunReport:
     """A report from its JSON form."""
-    return RunReport(**{field.name: value[field.name] for field in fields(RunReport)})
+    return RunReport(**{field.name: value[field.name] for field in fields(RunReport) if field.name in value})
 
 
 def exit_code(account: dict[str, Any], *, refused: bool = False) -> int:
@@ -74,7 +75,7 @@ def exit_code(account: dict[str, Any], *, refused: bool = False) -> int:
     """
     if not account["balanced"]:
         return 4
-    there = [bucket for bucket in Bucket if account["rows"][bucket.value]]
+    there = [bucket for bucket in Bucket if account["rows"][bucket.value] or account["opt_outs"].get(bucket.value)]
     if refused or any(bucket.is_unfinished for bucket in there):
         return 3
     refused_fields = any(reason["code"].startswith("field_refused") for reason in account["reasons"])
@@ -102,6 +103,10 @@ def as_text(report: RunReport) -> str:
         sizes = sum(batch["bytes"] for batch in report.batches)
         attempts = sum(batch["attempts"] for batch in report.batches)
         lines += ["", f"batches {len(report.batches):,}, bytes {sizes:,}, attempts {attempts:,}"]
+    if report.optouts_sent:
+        lines.append(
+            f"{report.optouts_sent:,} opt-outs of rows in quarantine were sent, and nothing else of these rows"
+        )
     if report.duplicates_possible:
         lines.append(
             f"{report.duplicates_possible:,} rows may have been delivered twice: their first outcome is unknown"
@@ -173,6 +178,7 @@ NOTICES = {
 _TRIED_AGAIN = (
     Bucket.REJECTED, Bucket.FAILED_AT_DESTINATION, Bucket.NOT_FOUND, Bucket.UNREPORTED, Bucket.STUCK,
 )  # fmt: skip
+_DELIVERED = (Bucket.ACCEPTED, Bucket.CONFIRMED)
 _LONG_S = 60.0
 _NEXT = {
     0: "Every row is accounted for. Nothing to do.",
@@ -248,6 +254,13 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
         away = f"; come back in {load['wait'] / 60:,.0f} minutes" if load["wait"] and load["wait"] > _LONG_S else ""
         notices.append(f"stopped early: {_STOPS.get(load['stopped'], load['stopped'])}{away}")
     return notices + _losses(ctx)
+
+
+def _held_back(opt_outs: dict[str, int]) -> list[str]:
+    """Opt-outs in quarantine that the vendor has not got from this run or an earlier one."""
+    fine = (*_DELIVERED, Bucket.UNCHANGED, Bucket.SUPERSEDED)
+    ends = [f"{count:,} {end.replace('_', ' ')}" for end, count in opt_outs.items() if end not in fine]
+    return [f"optouts_held_back: of the opt-outs in quarantine {', '.join(ends)}"] if ends else []
 
 
 def _close(ctx: RunContext, made: RunReport) -> RunReport:

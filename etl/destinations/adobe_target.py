@@ -4,7 +4,8 @@ Both say the same of a profile, so its record is the same: the bulk file's row, 
 Oddities, from the vendor's pages:
 - names and values are percent-encoded, which leaves no comma, line end or `&` in them;
 - an empty cell leaves the attribute as it is, and nothing can erase one; personal data is not to be sent;
-- a second bulk batch may override what the first one set, so a row holds every attribute;
+- a second bulk batch may override what the first one set, so a row holds every attribute, but for an opt-out of a row in
+  quarantine, which goes alone: attributes come back with the next good row, a mail that should not have been sent does not;
 - `batch=` at the head of the file is the name of a form's field, not decoration;
 - failure is `<success>false</success>`, under whatever status, and success is "submitted", not "stored";
 - single never creates a profile, and answers success all the same; bulk v2 creates it, v1 counts it as not found.
@@ -100,6 +101,7 @@ class _Endpoint:
     account: _Account
     url: str
     identity: tuple[str, ...] = ("customer_id",)
+    opt_ins: tuple[str, ...] = ("email_opt_in", "sms_opt_in")
 
     def check(self) -> None:
         """Asks for a profile that nobody has: the vendor says so to those that it lets in."""

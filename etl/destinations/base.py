@@ -60,6 +60,10 @@ class Destination(Protocol):
     def identity(self) -> tuple[str, ...]:
         """The profile columns that the vendor knows people by; the first that has a value is the profile's key."""
 
+    @property
+    def opt_ins(self) -> tuple[str, ...]:
+        """The opt-ins of a profile for which the vendor has a field, so that an opt-out can be sent alone."""
+
     def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
         """One encoded record a profile: `row`, `key`, `record`, `reason`, `memory`.
 

@@ -73,6 +73,7 @@ class BatchEndpoint:
     headers: dict[str, str] = field(repr=False)
     envelope: Envelope = _ARRAY
     identity: tuple[str, ...] = ("customer_id",)
+    opt_ins: tuple[str, ...] = ("email_opt_in", "sms_opt_in")
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client) -> BatchEndpoint:

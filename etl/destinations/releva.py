@@ -58,6 +58,8 @@ _CUSTOM = (
     _custom("lastStore", "last_store"),
     _custom("favouriteCategory", "favourite_category"),
 )
+# Left out where nothing is in it: a set without values may clear those that are there.
+_STRINGS = pl.concat_str(pl.lit('"custom":{"string":['), js.members(_CUSTOM), pl.lit("]}"))
 # One field a line, in the order in which they are sent.
 _FIELDS = (
     js.text("email", "email"),
@@ -71,7 +73,7 @@ _FIELDS = (
     js.whole("location", (js.number("lat", "latitude"), js.number("lon", "longitude"))),
     js.texts("addTags", "tags"),
     js.texts("subscriptions", "subscriptions"),
-    js.Member("customer_id", pl.concat_str(pl.lit('"custom":{"string":['), js.members(_CUSTOM), pl.lit("]}"))),
+    js.Member("customer_id", pl.when(js.members(_CUSTOM) != "").then(_STRINGS)),
 )
 
 
@@ -86,6 +88,7 @@ class Releva:
     headers: dict[str, str] = field(repr=False)
     envelope: Envelope = _PROFILES
     identity: tuple[str, ...] = ("email", "phone")
+    opt_ins: tuple[str, ...] = ("email_opt_in",)
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client) -> Releva:

@@ -43,6 +43,7 @@ class Herald:
     headers: dict[str, str] = field(repr=False)
     envelope: Envelope = _LINES
     identity: tuple[str, ...] = ("customer_id",)
+    opt_ins: tuple[str, ...] = ()
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client) -> Herald:
