@@ -160,13 +160,16 @@ def _seen(ctx: RunContext, plan: int) -> pl.DataFrame:
 
 
 def _reasons(ctx: RunContext, ends: pl.DataFrame) -> list[dict[str, Any]]:
-    """How often each code occurs: broken rules and single refused fields, and why rows were not delivered."""
+    """How often each code occurs: broken rules, dropped and refused single fields, and why rows were not delivered."""
     counts = [_count(ends["code"])]
     for folder in QUARANTINES:
         counts += [_count(frame["codes"].explode()) for frame in parts.frames(ctx.place, folder, ["codes"])]
     accepted = {b.id for b in ctx.ledger.batches(ctx.name) if b.state is BatchState.ACCEPTED}
     fields = [c.code for batch, c in ctx.ledger.row_codes(ctx.name) if batch in accepted and not c.rejected]
     counts.append(_count(pl.Series(fields, dtype=pl.String)))
+    dropped = ctx.result("validate")["crm"].get("dropped", {})
+    rows = [(f"{field}_dropped", count) for field, count in dropped.items() if count]
+    counts.append(pl.DataFrame(rows, schema=counts[0].schema, orient="row"))
     every = pl.concat(counts).group_by("code").agg(pl.col("count").sum())
     return every.sort("count", "code", descending=[True, False]).to_dicts()
 

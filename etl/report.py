@@ -13,6 +13,7 @@ from etl.ledger import counts_of
 from etl.model import POS_BUCKETS, BatchState, Bucket, RunReport
 from etl.run import RunContext
 from etl.storage import Place
+from etl.syncs import OPTIONAL
 
 REPORT = "run_report.json"
 _STATES = {0: "done", 1: "attention", 3: "unfinished", 4: "unbalanced"}
@@ -131,6 +132,10 @@ def next_step(report: RunReport) -> str:
 
 
 WORDS = SENTENCES | {
+    **{
+        f"{field}_dropped": f"{field} was invalid and left out (on_invalid of the sync); the row went on."
+        for field in OPTIONAL
+    },
     **{code: f"{sentence[0].upper()}{sentence[1:]}." for code, sentence in TROUBLES.items()},
     "http_401": "The vendor did not accept the key or the project: check the connection.",
     "http_403": "The vendor does not allow this call: check the rights of the connection's key.",

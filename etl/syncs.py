@@ -12,6 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from etl.errors import ConfigError
+
+# The fields of a CRM row that a sync may handle in another way than by default. Not among them is what says who a
+# customer is, which row is the newest, and what they have agreed to.
+OPTIONAL = (
+    *("email", "phone", "first_name", "last_name", "birthday", "language", "country", "registered_at", "subscribed_at"),
+    *("tags", "subscriptions", "loyalty_tier", "city", "latitude", "longitude", "avatar_url"),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
@@ -27,7 +36,8 @@ class Sync:
     """One CRM export and one POS export, carried to one destination every day.
 
     `schedule` is a cron expression in `timezone`; a run covers the day before it. An export of at least 1,000 records of
-    which more than `bad_share` are bad is not sent before somebody accepts it.
+    which more than `bad_share` are bad is not sent before somebody accepts it. `on_invalid` says of a CRM field what becomes
+    of a row in which it is invalid: `quarantine` (default), or `drop_field`, which sends the row without it.
     """
 
     name: str
@@ -39,6 +49,19 @@ class Sync:
     schedule: str = "0 2 * * *"
     owner: str = "data-engineering"
     bad_share: float = 0.2
+    on_invalid: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a field or a word that does not exist."""
+        self._check("on_invalid", self.on_invalid, ("quarantine", "drop_field"))
+
+    def _check(self, setting: str, chosen: Mapping[str, str], words: tuple[str, ...]) -> None:
+        for name, word in chosen.items():
+            if name not in OPTIONAL or word not in words:
+                raise ConfigError(
+                    f"sync {self.name}: {setting} has {name!r}: {word!r}; a field is one of {', '.join(OPTIONAL)}, and "
+                    f"it is {' or '.join(words)}"
+                )
 
 
 SYNCS: dict[str, Sync] = {

@@ -8,7 +8,7 @@ records from 0 over all its files in reading order, unparsable ones included: it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,14 @@ FOLDER = "private/validated"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """The rows of a block that keep the contract, and the quarantine of the others."""
+    """The rows of a block that keep the contract, and the quarantine of the others.
+
+    `dropped`: of the valid ones, how many have lost a value of each field.
+    """
 
     valid: pl.DataFrame
     quarantine: pl.DataFrame
+    dropped: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +68,34 @@ def validate(ctx: RunContext) -> dict[str, Any]:
         return {name: _validate_export(ctx, name, folder / name) for name in EXPORTS}
 
 
-def split(rows: pl.DataFrame, contract: ExportContract) -> Split:
-    """Judges rows of text (the contract's columns, then any others); `quarantine` keeps the values as they were read."""
+def split(rows: pl.DataFrame, contract: ExportContract, drop: Sequence[str] = ()) -> Split:
+    """Judges rows of text (the contract's columns, then any others); `quarantine` keeps the values as they were read.
+
+    A row in which one of the fields to `drop` is invalid is judged once more without it; if it still breaks a rule, it is
+    in quarantine with all codes.
+    """
     clean = contracts.blank_to_null(rows)
-    checked = contracts.check(contract.model, clean)
-    quarantine = rows.with_columns(codes=checked.codes).filter(checked.codes.is_not_null())
-    return Split(valid=checked.valid, quarantine=quarantine)
+    codes = contracts.check(contract.model, clean).codes
+    invalid = {name: codes.list.contains(f"{name}_invalid").fill_null(value=False) for name in drop}
+    if any(some.any() for some in invalid.values()):
+        clean = clean.with_columns(pl.when(~some).then(name).alias(name) for name, some in invalid.items())
+        is_changed = pl.any_horizontal(*invalid.values())
+        changed = clean.with_columns(before=codes).filter(is_changed)
+        after = contracts.check(contract.model, changed.drop("before")).codes
+        both = changed.select(pl.when(after.is_not_null()).then(pl.col("before").list.set_union(after)))
+        codes = _in_place(codes, both.to_series(), rows.select(is_changed).to_series())
+    is_valid = codes.is_null()
+    return Split(
+        valid=clean.filter(is_valid),
+        quarantine=rows.with_columns(codes=codes).filter(~is_valid),
+        dropped={name: int((some & is_valid).sum()) for name, some in invalid.items()},
+    )
+
+
+def _in_place(values: pl.Series, some: pl.Series, where: pl.Series) -> pl.Series:
+    """The values, with some others in the places that are true."""
+    at = (where.cast(pl.Int64).cum_sum() - 1).clip(0)
+    return pl.select(pl.when(where).then(pl.lit(some).gather(pl.lit(at))).otherwise(pl.lit(values))).to_series()
 
 
 def quarantine_schema(contract: ExportContract) -> dict[str, pl.DataType | type[pl.DataType]]:
@@ -98,17 +124,20 @@ def reader(ctx: RunContext, file: SourceFile) -> Reader:
 
 def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]:
     contract = EXPORTS[name]
+    drop = [field for field, word in ctx.sync.on_invalid.items() if word == "drop_field"] if name == "crm" else []
+    dropped = dict.fromkeys(drop, 0)
     records = unparsable = quarantined = part = 0
     files, notices = [], []
     for file in sources(ctx, name):
         read = reader(ctx, file)
         for block in read:
-            done = _validate_block(block, contract, file.name, records)
+            done = _validate_block(block, contract, drop, file.name, records)
             parts.write(folder / "valid", part, done.valid)
             parts.write(folder / "quarantine", part, done.quarantine)
             part += 1
             unparsable += block.unparsable.height
             quarantined += done.quarantine.height - block.unparsable.height
+            dropped = {field: count + done.dropped[field] for field, count in dropped.items()}
         _check_manifest(file, read.records)
         records += read.records
         files.append({"file": file.name, "records": read.records})
@@ -118,13 +147,14 @@ def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]
         "unparsable": unparsable,
         "quarantined": quarantined,
         "valid": records - unparsable - quarantined,
+        "dropped": dropped,
         "files": files,
         "notices": notices,
     }
 
 
-def _validate_block(block: Block, contract: ExportContract, file: str, first: int) -> Split:
-    done = split(block.rows, contract)
+def _validate_block(block: Block, contract: ExportContract, drop: Sequence[str], file: str, first: int) -> Split:
+    done = split(block.rows, contract, drop)
     schema = quarantine_schema(contract)
     bad = done.quarantine.with_columns(record=block.raw(done.quarantine["_record"]))
     unparsable = block.unparsable.with_columns(codes=pl.lit([UNPARSABLE], dtype=pl.List(pl.String)))
@@ -135,7 +165,7 @@ def _validate_block(block: Block, contract: ExportContract, file: str, first: in
         .select(*schema)
     )
     valid = done.valid.select(*contract.columns, row=pl.col("_record") + first, line="_line")
-    return Split(valid=valid, quarantine=quarantine)
+    return replace(done, valid=valid, quarantine=quarantine)
 
 
 def _check_manifest(file: SourceFile, records: int) -> None:
