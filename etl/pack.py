@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -79,17 +79,21 @@ def render(ctx: RunContext) -> dict[str, Any]:
     )
     gone = tombstones.erased_rows(ctx.work, chain.from_iterable(ids), ctx.day)
     is_gone = pl.col("row").is_in(gone.implode())
-    counts = {"records": 0, "unsendable": 0}
+    counts: dict[str, Any] = {"records": 0, "unsendable": 0}
     with ctx.client() as client, ctx.place.staged(RECORDS, first_wins=True) as folder:
         folder.mkdir()
         endpoint = connect_all(ctx.destination, ctx.connection, client)[0]
         shared = None
         opt_outs = _opt_outs(ctx, endpoint)
+        clear = [name for name in ctx.sync.cleared if name in endpoint.clears]
+        counts["left"] = [name for name in ctx.sync.cleared if name not in endpoint.clears]
         if endpoint.identity != _UNIQUE:
             everyone = pl.concat([parts.scan(ctx.place, transform.PROFILES, _NOBODY), opt_outs.lazy()])
             shared = shared_identities(everyone.filter(~is_gone), endpoint.identity)
         for number, part in enumerate(chain([opt_outs], parts.frames(ctx.place, transform.PROFILES))):
-            records = _records(endpoint, part, shared).with_columns(opt_out=pl.lit(number == 0))
+            records = _records(endpoint, part, shared, clear if number else ()).with_columns(
+                opt_out=pl.lit(number == 0)
+            )
             if len(gone):
                 records = records.with_columns(reason=pl.when(is_gone).then(pl.lit(ERASED)).otherwise("reason"))
             parts.write(folder, number, records)
@@ -108,17 +112,19 @@ def _opt_outs(ctx: RunContext, endpoint: Destination) -> pl.DataFrame:
     return pl.concat([some.clear(), alone], how="diagonal")
 
 
-def _records(endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None) -> pl.DataFrame:
+def _records(
+    endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None, clear: Collection[str]
+) -> pl.DataFrame:
     if shared is None or shared.is_empty():
-        return _encoded(endpoint, profiles)
+        return _encoded(endpoint, profiles, clear)
     told = resolved(profiles, shared)
-    records = _encoded(endpoint, told)
+    records = _encoded(endpoint, told, clear)
     loses = told["identity_shared"].fill_null(value=False)
     return records.with_columns(reason=pl.when(loses).then(pl.lit(IDENTITY_SHARED)).otherwise("reason"))
 
 
-def _encoded(endpoint: Destination, profiles: pl.DataFrame) -> pl.DataFrame:
-    records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record")).collect()
+def _encoded(endpoint: Destination, profiles: pl.DataFrame, clear: Collection[str]) -> pl.DataFrame:
+    records = endpoint.render(profiles.lazy(), clear).with_columns(fingerprint=delta.fingerprint("record")).collect()
     return records.hstack(profiles.select(delta.OPT_INS))
 
 

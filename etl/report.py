@@ -250,6 +250,10 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
     if extracted["ignored"]:
         notices.append(f"ignored_files: not csv, csv.gz, ndjson or parquet: {', '.join(extracted['ignored'])}")
     notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]
+    if left := ctx.result("pack").get("left"):
+        notices.append(
+            f"not_cleared: blanks leave what the vendor has, as it cannot be cleared there: {', '.join(left)}"
+        )
     plan, load = ctx.result("plan"), ctx.result("load")
     if plan["calls"]:
         notices.append(f"endpoint: {plan['endpoint']}, because {plan['why']}")

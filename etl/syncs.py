@@ -37,7 +37,8 @@ class Sync:
 
     `schedule` is a cron expression in `timezone`; a run covers the day before it. An export of at least 1,000 records of
     which more than `bad_share` are bad is not sent before somebody accepts it. `on_invalid` says of a CRM field what becomes
-    of a row in which it is invalid: `quarantine` (default), or `drop_field`, which sends the row without it.
+    of a row in which it is invalid: `quarantine` (default), or `drop_field`, which sends the row without it. `on_blank` says of a field what becomes of
+    its value at the vendor when it is blank: `leave` (default), or `clear`, where the vendor can.
     """
 
     name: str
@@ -50,10 +51,23 @@ class Sync:
     owner: str = "data-engineering"
     bad_share: float = 0.2
     on_invalid: Mapping[str, str] = field(default_factory=dict)
+    on_blank: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a field or a word that does not exist."""
         self._check("on_invalid", self.on_invalid, ("quarantine", "drop_field"))
+        self._check("on_blank", self.on_blank, ("leave", "clear"))
+        for name in self.cleared:
+            if self.on_invalid.get(name) == "drop_field":
+                raise ConfigError(
+                    f"sync {self.name}: {name} would be cleared at the vendor when it is invalid: on_invalid drop_field and "
+                    "on_blank clear do not go together"
+                )
+
+    @property
+    def cleared(self) -> tuple[str, ...]:
+        """The fields whose blank is to clear them."""
+        return tuple(name for name, word in self.on_blank.items() if word == "clear")
 
     def _check(self, setting: str, chosen: Mapping[str, str], words: tuple[str, ...]) -> None:
         for name, word in chosen.items():

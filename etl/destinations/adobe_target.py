@@ -14,7 +14,7 @@ Oddities, from the vendor's pages:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -102,6 +102,7 @@ class _Endpoint:
     url: str
     identity: tuple[str, ...] = ("customer_id",)
     opt_ins: tuple[str, ...] = ("email_opt_in", "sms_opt_in")
+    clears: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Asks for a profile that nobody has: the vendor says so to those that it lets in."""
@@ -144,7 +145,7 @@ class AdobeBulk(_Endpoint):
             url=account.url(_BULK_PATHS[version]),
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:  # noqa: ARG002  (cannot)
         """One row of the file a profile; an id, or a size, that the vendor does not take is a reason."""
         size = pl.col("record").str.len_bytes()
         reasons = {
@@ -206,7 +207,7 @@ class AdobeSingle(_Endpoint):
             by_get=by_get,
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:  # noqa: ARG002  (cannot)
         """The same records; an id, a size, or a lack of attributes that the vendor does not take is a reason."""
         reasons = {
             "record_too_large": pl.col("form").str.len_bytes() > self.limits.bytes_per_call - self.envelope.size,

@@ -5,7 +5,8 @@ Upsert":
 - people are known by their address, so the customer_id travels as a custom value, and nothing looks anybody up by it;
 - `subscribedAtChanged` stands beside `profile`, not in it, and says that the subscription is not what it was. It is no
   part of the record: saying true again may count as a second subscription, and is no change of the profile;
-- `subscriptions: null` does nothing, `[]` clears them: null is never sent, and `[]` only to opt somebody out;
+- `subscriptions: null` does nothing, `[]` clears them: null is never sent, and `[]` only to opt somebody out, or where the sync
+  clears blanks;
 - custom values of a later push without the same keys are overwritten. Whether an upsert merges or replaces them is not
   said, so that the whole set is sent every time; `string` is the only group that is known;
 - success is `202` with "an empty response body ({})", read as either; an error is a 4xx or 5xx for the whole call;
@@ -18,6 +19,7 @@ profile without `subscribedAt` and without subscriptions.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -89,6 +91,7 @@ class Releva:
     envelope: Envelope = _PROFILES
     identity: tuple[str, ...] = ("email", "phone")
     opt_ins: tuple[str, ...] = ("email_opt_in",)
+    clears: tuple[str, ...] = ("subscriptions",)
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client) -> Releva:
@@ -108,7 +111,7 @@ class Releva:
             },
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:
         """One JSON profile each, still without `subscribedAtChanged`, which `finish` decides by `memory`.
 
         `memory` is a hash of `subscribed_at` and `email_opt_in`; a profile that no call can hold has a reason.
@@ -119,7 +122,7 @@ class Releva:
             subscriptions=pl.when(opted_out).then(pl.lit([], pl.List(pl.String))).otherwise("subscriptions"),
             memory=_subscription(),
         )
-        record = pl.concat_str(pl.lit('{"profile":{'), js.members(_FIELDS), pl.lit("}"))
+        record = pl.concat_str(pl.lit('{"profile":{'), js.members(js.cleared(_FIELDS, clear, "[]")), pl.lit("}"))
         room = self.limits.bytes_per_call - self.envelope.size - len(_SAME)
         too_large = pl.col("record").str.len_bytes() > room
         encoded = said.select("row", "memory", key=pl.coalesce(self.identity), record=record)

@@ -7,6 +7,7 @@ single persons that are refused by the number of their line.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -44,6 +45,7 @@ class Herald:
     envelope: Envelope = _LINES
     identity: tuple[str, ...] = ("customer_id",)
     opt_ins: tuple[str, ...] = ()
+    clears: tuple[str, ...] = ()
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client) -> Herald:
@@ -58,7 +60,7 @@ class Herald:
             headers={"X-Herald-Key": connection.password.reveal(), "Content-Type": "application/x-ndjson"},
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:
         """One line a person; more bytes than a call holds are a reason."""
         key = js.escaped(pl.col("customer_id"))
         record = pl.concat_str(pl.lit('{"id":"'), key, pl.lit('","facts":{'), js.members(_FACTS), pl.lit("}}"))
