@@ -127,25 +127,33 @@ def decide(
     confirms: bool = False,
     refresh_days: int | None = None,
 ) -> pl.DataFrame:
-    """What becomes of each record (`key`, `fingerprint`, the opt-ins): `bucket`, null for "send it", and `code`.
+    """What becomes of each record (`key`, `fingerprint`, the opt-ins, `opt_out`): `bucket`, null for "send it", and `code`.
 
     A profile that a later day's export has spoken of is superseded. One that was sent before just as it stands is not
     sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
-    another endpoint of the account took a profile which may not even be there is no reason to leave it out. `known` and
-    `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for a profile
-    that is not known. `due` marks unchanged ones that are to be sent all the same where there is room, because the vendor
-    forgets a profile that is idle: each of them once in `refresh_days`.
+    another endpoint of the account took a profile which may not even be there is no reason to leave it out. An `opt_out` says
+    nothing else of its profile, and is as before if the account has got just that with whatever it accepted last. `sent`,
+    `known` and `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for
+    a profile that is not known. `due` marks unchanged ones that are to be sent all the same where there is room, because the
+    vendor forgets a profile that is idle: each of them once in `refresh_days`.
     """
     names = {"fingerprint": "sent", **{name: f"told_{name}" for name in OPT_INS}}
-    known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", *OPT_INS))
-    same = (pl.col("sent") == pl.col("fingerprint")).fill_null(value=False) & (not full)
+    known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", "opt_out", *OPT_INS))
+    got_it = pl.all_horizontal(pl.col(name).is_null() | pl.col(name).eq(pl.col(f"told_{name}")) for name in OPT_INS)
+    is_told = pl.col("opt_out") & got_it & pl.col("outcome").is_in(_DELIVERED)
+    same = ((pl.col("sent") == pl.col("fingerprint")) | is_told).fill_null(value=False) & (not full)
     if retry:
         same &= pl.col("outcome").is_in(_THROUGH)
     if confirms:
         same &= pl.col("confirmed_on").is_not_null() | (pl.col("outcome") != Bucket.ACCEPTED.value)
     due = pl.lit(value=False)
     if refresh_days is not None and not retry:
-        due = same & pl.col("outcome").is_in(_DELIVERED) & _has_had_its_turn(records["key"], day, refresh_days)
+        due = (
+            same
+            & ~pl.col("opt_out")
+            & pl.col("outcome").is_in(_DELIVERED)
+            & _has_had_its_turn(records["key"], day, refresh_days)
+        )
     turns = ((pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS)
     is_delivered = pl.col("outcome").is_in(_DELIVERED)
     as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
@@ -153,6 +161,7 @@ def decide(
     return known.select(
         bucket=bucket,
         code=pl.when(same).then(pl.col("code").cast(pl.String)),
+        sent="sent",
         known="memory",
         confirmed_on="confirmed_on",
         flips=pl.when(pl.col("as_of").is_not_null()).then(pl.any_horizontal(turns)),

@@ -26,7 +26,7 @@ _CUSTOMERS, _RECEIPTS = (f"{validate.FOLDER}/{export}/valid" for export in ("crm
 _QUARANTINES = (*transform.QUARANTINES, f"{validate.FOLDER}/pos/quarantine")
 # What stays of a run, without the customer; of the rest of the folders that it is in, nothing.
 _STAYING = (_CUSTOMERS, *_QUARANTINES)
-_GOING = (f"{transform.FOLDER}/profiles", _RECEIPTS)
+_GOING = (transform.PROFILES, transform.OPT_OUTS, _RECEIPTS)
 _SHARED = {name.split("/")[1] for name in (validate.FOLDER, transform.FOLDER, DISPOSITIONS)}
 # Whose row it is, such a code leaves open.
 _OF_NOBODY = ("customer_id_missing", "customer_id_invalid")

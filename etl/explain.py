@@ -10,7 +10,7 @@ import polars as pl
 from etl import parts, validate
 from etl.ends import UNIDENTIFIED
 from etl.ledger import Ledger, Run
-from etl.model import Batch
+from etl.model import Batch, Bucket
 from etl.reconcile import DISPOSITIONS
 from etl.settings import Settings
 from etl.storage import Place
@@ -69,4 +69,5 @@ def _end(run: Run, record: dict[str, str | None], batches: dict[str, Batch]) -> 
     if batch is None:
         return said
     known = batches.get(batch)
+    said += "; its opt-out was sent" if bucket == Bucket.QUARANTINED else ""
     return f"{said}; batch {batch}" + (f", {known.state}, attempts {known.attempts}" if known else "")

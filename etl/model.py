@@ -250,6 +250,7 @@ class RunReport:
     notices: list[str] = field(default_factory=list)
     carried: int = 0
     absent: int | None = None
+    optouts_sent: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The report in the order of spec section 8."""

@@ -1,7 +1,7 @@
 """Pack: encodes the profiles, leaves out what the account knows already, and stages the exact bytes of every call.
 
-Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `fingerprint`, the opt-ins), and for each
-plan of the run `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
+Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `fingerprint`, the opt-ins, `opt_out`: it
+is of a row in quarantine, and says nothing else; these come first), and for each plan of the run `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
 `fingerprint`, `memory`, the opt-ins, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of
 what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the generation of the account's state that it was made from; load has it made anew
 when the account has moved on.
@@ -12,17 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from contracts.profiles import COLUMNS
+from contracts.profiles import Profiles
 from etl import delta, parts, tombstones
 from etl.client import Client
 from etl.destinations import Chosen, choose, connect_all
@@ -43,14 +43,10 @@ IDENTITY_SHARED = "identity_shared"
 _CALLS_FILE, _SUMMARY = "calls.arrow", "manifest.json"
 ERASED = "erased"
 _CALLS = {"sha256": pl.String, "offset": pl.Int64, "size": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
-_JUDGED = ["row", "key", "fingerprint", "reason", *delta.OPT_INS]
+_JUDGED = ["row", "key", "fingerprint", "reason", *delta.OPT_INS, "opt_out"]
 _UNIQUE = ("customer_id",)
-# The profiles' columns where there are none; those that decide on identities have their types.
-_NOBODY: dict[str, pl.DataType | type[pl.DataType]] = {
-    **dict.fromkeys(COLUMNS, pl.String()),
-    "row": pl.UInt64(),
-    "email_opt_in": pl.Boolean(),
-}
+# The profiles' columns where there are none.
+_NOBODY = {name: column.dtype.type for name, column in Profiles.to_schema().columns.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,21 +76,26 @@ def render(ctx: RunContext) -> dict[str, Any]:
     Where the vendor knows people by something that several customers share, one of them is sent for all. Whoever was
     erased speaks for nobody.
     """
-    profiles = f"{transform.FOLDER}/profiles"
-    gone = tombstones.erased_rows(
-        ctx.work, parts.frames(ctx.place, profiles, ["row", "customer_id"]), days_of_rows(ctx)
+    ids = (
+        parts.frames(ctx.place, folder, ["row", "customer_id"]) for folder in (transform.PROFILES, transform.OPT_OUTS)
     )
+    gone = tombstones.erased_rows(ctx.work, chain.from_iterable(ids), days_of_rows(ctx))
     is_gone = pl.col("row").is_in(gone.implode())
-    counts = {"records": 0, "unsendable": 0}
+    counts: dict[str, Any] = {"records": 0, "unsendable": 0}
     with ctx.client() as client, ctx.place.staged(RECORDS, first_wins=True) as folder:
         folder.mkdir()
         endpoint = connect_all(ctx.destination, ctx.connection, client, ctx.sync.own)[0]
         shared = None
+        opt_outs = _opt_outs(ctx, endpoint)
+        clear = [name for name in ctx.sync.cleared if name in endpoint.clears]
+        counts["left"] = [name for name in ctx.sync.cleared if name not in endpoint.clears]
         if endpoint.identity != _UNIQUE:
-            everyone = parts.scan(ctx.place, profiles, _NOBODY).filter(~is_gone)
-            shared = shared_identities(everyone, endpoint.identity)
-        for number, part in enumerate(parts.frames(ctx.place, profiles)):
-            records = _records(endpoint, part, shared, ctx.sync.own)
+            everyone = pl.concat([parts.scan(ctx.place, transform.PROFILES, _NOBODY), opt_outs.lazy()])
+            shared = shared_identities(everyone.filter(~is_gone), endpoint.identity)
+        for number, part in enumerate(chain([opt_outs], parts.frames(ctx.place, transform.PROFILES))):
+            records = _records(endpoint, part, shared, ctx.sync.own, clear if number else ()).with_columns(
+                opt_out=pl.lit(number == 0)
+            )
             if len(gone):
                 records = records.with_columns(reason=pl.when(is_gone).then(pl.lit(ERASED)).otherwise("reason"))
             parts.write(folder, number, records)
@@ -103,19 +104,35 @@ def render(ctx: RunContext) -> dict[str, Any]:
     return counts
 
 
+def _opt_outs(ctx: RunContext, endpoint: Destination) -> pl.DataFrame:
+    """The opt-outs in quarantine that the vendor has a field for, each with the identity of its profile and nothing else."""
+    key = pl.coalesce(endpoint.identity)
+    identity = (pl.when(pl.col(name) == key).then(name).alias(name) for name in endpoint.identity)
+    is_said = pl.any_horizontal(pl.lit(value=False), *(pl.col(name).is_not_null() for name in endpoint.opt_ins))
+    some = pl.concat([pl.DataFrame(schema=_NOBODY), *parts.frames(ctx.place, transform.OPT_OUTS)])
+    some = some.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in ctx.sync.own)
+    alone = some.filter(key.is_not_null() & is_said).select("row", *identity, *endpoint.opt_ins)
+    return pl.concat([some.clear(), alone], how="diagonal")
+
+
 def _records(
-    endpoint: Destination, profiles: pl.DataFrame, shared: pl.DataFrame | None, own: Sequence[str]
+    endpoint: Destination,
+    profiles: pl.DataFrame,
+    shared: pl.DataFrame | None,
+    own: Sequence[str],
+    clear: Collection[str],
 ) -> pl.DataFrame:
     if shared is None or shared.is_empty():
-        return _encoded(endpoint, profiles, own)
+        return _encoded(endpoint, profiles, own, clear)
     told = resolved(profiles, shared)
-    records = _encoded(endpoint, told, own)
+    records = _encoded(endpoint, told, own, clear)
     loses = told["identity_shared"].fill_null(value=False)
     return records.with_columns(reason=pl.when(loses).then(pl.lit(IDENTITY_SHARED)).otherwise("reason"))
 
 
-def _encoded(endpoint: Destination, profiles: pl.DataFrame, own: Sequence[str]) -> pl.DataFrame:
-    records = endpoint.render(profiles.lazy()).with_columns(fingerprint=delta.fingerprint("record", own)).collect()
+def _encoded(endpoint: Destination, profiles: pl.DataFrame, own: Sequence[str], clear: Collection[str]) -> pl.DataFrame:
+    rendered = endpoint.render(profiles.lazy(), clear)
+    records = rendered.with_columns(fingerprint=delta.fingerprint("record", own)).collect()
     return records.hstack(profiles.select(delta.OPT_INS))
 
 
@@ -128,10 +145,10 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     generation = ctx.ledger.account(account).generation
     state = load_state(ctx.work, ctx.ledger, account)
     settled = _settled_rows(ctx)
-    limit = _limit(ctx, settled)
     with ctx.client() as client:
         endpoints = connect_all(ctx.destination, ctx.connection, client, ctx.sync.own)
         decided = partial(_decided, ctx, state, settled, endpoints[0])
+        limit = _limit(ctx, settled, decided)
         counted = _counted(ctx, endpoints[-1], decided(_JUDGED))
         chosen = _choose(ctx, client, endpoints, decided, counted, limit)
     folder = plan_folder(ctx.name, plan)
@@ -278,9 +295,14 @@ def _settled_rows(ctx: RunContext) -> pl.Series:
     return rows_of(ctx.work, ctx.name, ended)["row"]
 
 
-def _limit(ctx: RunContext, settled: pl.Series) -> int:
-    """How many rows this plan may send; what earlier plans of the run have sent counts."""
-    return max(0, ctx.options.limit - len(settled)) if ctx.options.limit is not None else sys.maxsize
+def _limit(ctx: RunContext, settled: pl.Series, decided: _Decisions) -> int:
+    """How many rows this plan may send; profiles that earlier plans of the run have sent count, opt-outs in quarantine never."""
+    if ctx.options.limit is None:
+        return sys.maxsize
+    opt_outs = [part.filter("opt_out")["row"] for part in islice(parts.frames(ctx.place, RECORDS), 1)]
+    done = len(settled) - sum(int(settled.is_in(rows.implode()).sum()) for rows in opt_outs)
+    free = sum(_wanted(part).filter("opt_out").height for _, part in islice(decided(_JUDGED), 1))
+    return max(0, ctx.options.limit - done) + free
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,8 +354,9 @@ class _Stage:
         deferred = late.with_columns(bucket=pl.lit(Bucket.DEFERRED.value), code=pl.lit(self.room.code))
         kept = pl.concat([part.filter(pl.col("bucket").is_not_null() & ~pl.col("due")), deferred])
         if kept.height:
-            columns = ("row", "key", "fingerprint", "bucket", "code")
-            parts.write(self.path / "kept", number, kept.select(columns))
+            # What is as before has been sent as it says, or, of an opt-out, with more.
+            columns = ("row", "key", "sent", "bucket", "code")
+            parts.write(self.path / "kept", number, kept.select(columns).rename({"sent": "fingerprint"}))
             for bucket, count in kept.group_by("bucket").len().iter_rows():
                 self.kept[bucket] = self.kept.get(bucket, 0) + count
         if sent.height:

@@ -60,6 +60,7 @@ _ALWAYS = frozenset(DELIVER)
 _LATE_ENDS = (
     BatchState.COMPLETE, BatchState.STUCK, BatchState.UNREPORTED, BatchState.ACCEPTED, BatchState.SUPERSEDED,
 )  # fmt: skip
+_OPEN = (BatchState.PROCESSING, BatchState.UNKNOWN, BatchState.SENDING)
 _COMMAND_LINE = "cli"
 _SHORTEST_PAUSE_S = 0.05
 _ASKED = "options.json"
@@ -229,7 +230,11 @@ def renew(ctx: RunContext) -> None:
                 run_id=run.run_id,
             )
             made = report.read_report(earlier.place)
-            is_open = made is not None and (made.rows[Bucket.PROCESSING] or made.rows[Bucket.UNKNOWN])
+            is_open = made is not None and (
+                made.rows[Bucket.PROCESSING]
+                or made.rows[Bucket.UNKNOWN]
+                or any(b["state"] in _OPEN for b in made.batches)
+            )
             if is_open and not earlier.place.exists(PURGED):
                 do(earlier, "reconcile")
                 report.report(earlier)

@@ -15,7 +15,7 @@ from etl import parts, validate
 from etl.ends import UNIDENTIFIED, batch_rows, plan_folder, row_ends, share
 from etl.ledger import codes_of, counts_of
 from etl.model import AttemptOutcome, BatchState, Bucket
-from etl.pack import current_plan
+from etl.pack import IDENTITY_SHARED, current_plan
 from etl.run import RunContext
 from etl.state import absorb, load_state, seen_by
 from etl.transform.step import FOLDER as TRANSFORMED
@@ -30,13 +30,25 @@ _EXPLAINED = (Bucket.NOT_SENT, Bucket.UNKNOWN, Bucket.PROCESSING, Bucket.UNREPOR
 
 
 def reconcile(ctx: RunContext) -> dict[str, Any]:
-    """Counts the rows of each bucket and the reasons; `balanced` says whether every row has exactly one end."""
+    """Counts the rows of each bucket and the reasons; `balanced` says whether every row has exactly one end.
+
+    The row of an opt-out stays quarantined; `opt_outs` counts apart how these ended.
+    """
     plan = current_plan(ctx).plan
     account = ctx.connection.account
     with ctx.lease() as fence:
         absorb(ctx.work, ctx.ledger, account, fence=fence, seen=seen_by(ctx.work, ctx.name, plan, ctx.day))
         _supersede(ctx)
-    ends = pl.concat([pl.DataFrame(schema=_COLUMNS), *_dispositions(ctx, plan)]).sort("row")
+    bad = pl.concat([pl.DataFrame(schema=_COLUMNS), *_quarantined(ctx)])
+    found, opt_outs = [], [bad.clear()]
+    for frame in _dispositions(ctx, plan):
+        # A row in quarantine has its end; what is sent of it is its opt-out.
+        is_opt_out = frame["row"].is_in(bad["row"].implode())
+        opt_outs.append(frame.filter(is_opt_out & frame["code"].ne_missing(IDENTITY_SHARED)))
+        found.append(frame.filter(~is_opt_out))
+    sent = pl.concat(opt_outs)
+    bad = bad.drop("batch").join(sent.select("row", "batch"), on="row", how="left", maintain_order="left")
+    ends = pl.concat([bad, *found]).sort("row")
     with ctx.place.staged(DISPOSITIONS) as path:
         ends.write_parquet(path)
     records = ctx.result("validate")["crm"]["records"]
@@ -48,6 +60,7 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
     pos_adds_up = pos["records_in"] == sum(count for name, count in pos.items() if name != "records_in")
     return {
         "rows": rows,
+        "opt_outs": _counted(ctx, sent),
         "pos": pos,
         "reasons": _reasons(ctx, ends),
         "balanced": bool(each_once and in_range and pos_adds_up and sum(counted.values()) == records),
@@ -69,14 +82,18 @@ def _supersede(ctx: RunContext) -> None:
         ctx.ledger.supersede(over)
 
 
-def _dispositions(ctx: RunContext, plan: int) -> Iterator[pl.DataFrame]:
-    """The ends of all rows, from the files of each step and the ledger; every frame has the same columns."""
+def _quarantined(ctx: RunContext) -> Iterator[pl.DataFrame]:
+    """The ends of the rows in quarantine."""
     for frame in parts.frames(ctx.place, f"{validate.FOLDER}/crm/quarantine", ["row", "codes"]):
         unparsable = pl.col("codes").list.contains(validate.UNPARSABLE)
         bucket = pl.when(unparsable).then(pl.lit(Bucket.UNPARSABLE.value)).otherwise(pl.lit(Bucket.QUARANTINED.value))
         yield _end(frame, bucket)
     for frame in parts.frames(ctx.place, f"{TRANSFORMED}/quarantine", ["row"]):
         yield _end(frame, pl.lit(Bucket.QUARANTINED.value))
+
+
+def _dispositions(ctx: RunContext, plan: int) -> Iterator[pl.DataFrame]:
+    """The ends of all other rows, and of opt-outs, from the files of each step and the ledger; with the same columns."""
     deduplicated = pl.read_parquet(ctx.place.fetch(f"{TRANSFORMED}/deduplicated.parquet"))
     yield _end(deduplicated, pl.lit(Bucket.DEDUPLICATED.value))
     is_counted = pl.col("bucket") == UNIDENTIFIED  # then the code is the batch whose counters speak of it
@@ -132,13 +149,16 @@ def _kept(ctx: RunContext, plan: int, columns: list[str]) -> Iterator[pl.DataFra
 
 
 def _reasons(ctx: RunContext, ends: pl.DataFrame) -> list[dict[str, Any]]:
-    """How often each code occurs: broken rules and single refused fields, and why rows were not delivered."""
+    """How often each code occurs: broken rules, dropped and refused single fields, and why rows were not delivered."""
     counts = [_count(ends["code"])]
     for folder in QUARANTINES:
         counts += [_count(frame["codes"].explode()) for frame in parts.frames(ctx.place, folder, ["codes"])]
     accepted = {b.id for b in ctx.ledger.batches(ctx.name) if b.state is BatchState.ACCEPTED}
     fields = [c.code for batch, c in ctx.ledger.row_codes(ctx.name) if batch in accepted and not c.rejected]
     counts.append(_count(pl.Series(fields, dtype=pl.String)))
+    dropped = ctx.result("validate")["crm"].get("dropped", {})
+    rows = [(f"{field}_dropped", count) for field, count in dropped.items() if count]
+    counts.append(pl.DataFrame(rows, schema=counts[0].schema, orient="row"))
     every = pl.concat(counts).group_by("code").agg(pl.col("count").sum())
     return every.sort("count", "code", descending=[True, False]).to_dicts()
 

@@ -14,6 +14,7 @@ from etl.model import POS_BUCKETS, BatchState, Bucket, RunReport
 from etl.run import RunContext
 from etl.snapshot import sources
 from etl.storage import Place
+from etl.syncs import OPTIONAL
 
 REPORT = "run_report.json"
 _STATES = {0: "done", 1: "attention", 3: "unfinished", 4: "unbalanced"}
@@ -40,9 +41,10 @@ def report(ctx: RunContext) -> RunReport:
         quota=_quota(ctx, ctx.result("plan")),
         duplicates_possible=account["duplicates_possible"],
         balanced=account["balanced"],
-        notices=_notices(ctx, validated),
+        notices=_notices(ctx, validated) + _held_back(account["opt_outs"]),
         absent=ctx.result("transform").get("absent"),
         carried=validated["crm"].get("carried", 0),  # an earlier version has not counted them
+        optouts_sent=sum(account["opt_outs"].get(bucket, 0) for bucket in _DELIVERED),
     )
     return _close(ctx, made)
 
@@ -77,7 +79,7 @@ def exit_code(account: dict[str, Any], *, refused: bool = False) -> int:
     """
     if not account["balanced"]:
         return 4
-    there = [bucket for bucket in Bucket if account["rows"][bucket.value]]
+    there = [bucket for bucket in Bucket if account["rows"][bucket.value] or account["opt_outs"].get(bucket.value)]
     if refused or any(bucket.is_unfinished for bucket in there):
         return 3
     refused_fields = any(reason["code"].startswith("field_refused") for reason in account["reasons"])
@@ -91,11 +93,12 @@ def as_text(report: RunReport) -> str:
         f"run {report.run_id}",
         "",
         *_table("CRM records", report.rows),
+        *_beside(
+            (report.carried, "of them carried forward from earlier exports"),
+            (report.absent, "customers of the last day that was run are absent from this export"),
+            (report.optouts_sent, "opt-outs of rows in quarantine were sent, and nothing else of these rows"),
+        ),
     ]
-    if report.carried:
-        lines.append(f"  {report.carried:>12,}  of them carried forward from earlier exports")
-    if report.absent:
-        lines.append(f"  {report.absent:>12,}  customers of the last day that was run are absent from this export")
     if report.pos.get("records_in"):
         lines += ["", *_table("POS receipts of 30 days", report.pos)]
     if not report.rows["records_in"] and report.exit_code:
@@ -118,6 +121,11 @@ def as_text(report: RunReport) -> str:
     return "\n".join(lines)
 
 
+def _beside(*counts: tuple[int | None, str]) -> list[str]:
+    """What stands beside the buckets, as far as there is any of it."""
+    return [f"  {count:>12,}  {words}" for count, words in counts if count]
+
+
 def sentence_of(code: str) -> str:
     """What a code says to people; of a sync's own columns there is but one rule."""
     own = f"{code.removesuffix('_invalid')} must be {TEXT.description}." if code.endswith("_invalid") else ""
@@ -138,6 +146,10 @@ def next_step(report: RunReport) -> str:
 
 
 WORDS = SENTENCES | {
+    **{
+        f"{field}_dropped": f"{field} was invalid and left out (on_invalid of the sync); the row went on."
+        for field in OPTIONAL
+    },
     **{code: f"{sentence[0].upper()}{sentence[1:]}." for code, sentence in TROUBLES.items()},
     "http_401": "The vendor did not accept the key or the project: check the connection.",
     "http_403": "The vendor does not allow this call: check the rights of the connection's key.",
@@ -185,6 +197,7 @@ NOTICES = {
 _TRIED_AGAIN = (
     Bucket.REJECTED, Bucket.FAILED_AT_DESTINATION, Bucket.NOT_FOUND, Bucket.UNREPORTED, Bucket.STUCK,
 )  # fmt: skip
+_DELIVERED = (Bucket.ACCEPTED, Bucket.CONFIRMED)
 _LONG_S = 60.0
 _NEXT = {
     0: "Every row is accounted for. Nothing to do.",
@@ -260,6 +273,10 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
     notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]
     if late := ctx.result("transform").get("base"):
         notices.append(f"base_kept: {late}")
+    if left := ctx.result("pack").get("left"):
+        notices.append(
+            f"not_cleared: blanks leave what the vendor has, as it cannot be cleared there: {', '.join(left)}"
+        )
     plan, load = ctx.result("plan"), ctx.result("load")
     if plan["calls"]:
         notices.append(f"endpoint: {plan['endpoint']}, because {plan['why']}")
@@ -269,6 +286,13 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
         away = f"; come back in {load['wait'] / 60:,.0f} minutes" if load["wait"] and load["wait"] > _LONG_S else ""
         notices.append(f"stopped early: {_STOPS.get(load['stopped'], load['stopped'])}{away}")
     return notices + _losses(ctx)
+
+
+def _held_back(opt_outs: dict[str, int]) -> list[str]:
+    """Opt-outs in quarantine that the vendor has not got from this run or an earlier one."""
+    fine = (*_DELIVERED, Bucket.UNCHANGED, Bucket.SUPERSEDED)
+    ends = [f"{count:,} {end.replace('_', ' ')}" for end, count in opt_outs.items() if end not in fine]
+    return [f"optouts_held_back: of the opt-outs in quarantine {', '.join(ends)}"] if ends else []
 
 
 def _close(ctx: RunContext, made: RunReport) -> RunReport:

@@ -154,6 +154,10 @@ def _summary(report: RunReport) -> Iterable[_Markup]:
     if not report.rows["records_in"] and report.exit_code:
         yield _tag("p", "Nothing was sent.")
     yield _tag("p", next_step(report))
+    if report.optouts_sent:
+        yield _tag(
+            "p", f"{report.optouts_sent:,} opt-outs of rows in quarantine were sent, and nothing else of these rows."
+        )
     if report.duplicates_possible:
         yield _tag(
             "p", f"{report.duplicates_possible:,} rows may have been delivered twice: their first outcome is unknown."

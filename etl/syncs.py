@@ -29,6 +29,14 @@ _ROOT = Path(__file__).parents[1]
 _KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, float), "Mapping": dict}
 
 
+# The fields of a CRM row that a sync may handle in another way than by default. Not among them is what says who a
+# customer is, which row is the newest, and what they have agreed to.
+OPTIONAL = (
+    *("email", "phone", "first_name", "last_name", "birthday", "language", "country", "registered_at", "subscribed_at"),
+    *("tags", "subscriptions", "loyalty_tier", "city", "latitude", "longitude", "avatar_url"),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """How one system writes its export files; `columns` maps its header names to ours."""
@@ -60,6 +68,10 @@ class Sync:
     day before it. An export of at least 1,000 records of which more than `bad_share` are bad is not sent before somebody
     accepts it.
 
+    `on_invalid` says of a CRM field what becomes of a row in which it is invalid: `quarantine` (default), or `drop_field`,
+    which sends the row without it. `on_blank` says of a field what becomes of its value at the vendor when it is blank:
+    `leave` (default), or `clear`, where the vendor can.
+
     `crm_mode` is full where each CRM export holds every customer, delta where it holds those who changed: all others are
     carried forward then, also on days without a CRM export, as long as the last one is at most `crm_max_age_days` old.
 
@@ -78,6 +90,8 @@ class Sync:
     schedule: str = "0 2 * * *"
     owner: str = "data-engineering"
     bad_share: float = 0.2
+    on_invalid: Mapping[str, str] = field(default_factory=dict)
+    on_blank: Mapping[str, str] = field(default_factory=dict)
     normalise: Normalise = field(default_factory=Normalise)
     crm_mode: Literal["full", "delta"] = "full"
     crm_max_age_days: int = 0
@@ -98,6 +112,15 @@ class Sync:
         if self.asset is not None and (not self.asset.strip() or self.asset in {self.landed, self.delivered}):
             raise ConfigError(f"{self.name}: asset names an Airflow asset, and not one that the sync emits itself")
 
+        self._check("on_invalid", self.on_invalid, ("quarantine", "drop_field"))
+        self._check("on_blank", self.on_blank, ("leave", "clear"))
+        for name in self.cleared:
+            if self.on_invalid.get(name) == "drop_field":
+                raise ConfigError(
+                    f"sync {self.name}: {name} would be cleared at the vendor when it is invalid: on_invalid drop_field and "
+                    "on_blank clear do not go together"
+                )
+
     @property
     def landed(self) -> str:
         """The asset that says that the day's exports are taken."""
@@ -117,6 +140,19 @@ class Sync:
         """The header names of an export (`crm`, `pos`) that are not ours, with what they are here."""
         columns = {"crm": self.crm, "pos": self.pos or Export()}[export].columns
         return {**columns, **self.attributes} if export == "crm" else columns
+
+    @property
+    def cleared(self) -> tuple[str, ...]:
+        """The fields whose blank is to clear them."""
+        return tuple(name for name, word in self.on_blank.items() if word == "clear")
+
+    def _check(self, setting: str, chosen: Mapping[str, str], words: tuple[str, ...]) -> None:
+        for name, word in chosen.items():
+            if name not in OPTIONAL or word not in words:
+                raise ConfigError(
+                    f"sync {self.name}: {setting} has {name!r}: {word!r}; a field is one of {', '.join(OPTIONAL)}, and "
+                    f"it is {' or '.join(words)}"
+                )
 
 
 def read_syncs(path: Path) -> dict[str, Sync]:

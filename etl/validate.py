@@ -31,12 +31,15 @@ FOLDER = "private/validated"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """The rows of a block that keep the contract, the quarantine of the others, and how many values of each column were
-    normalised."""
+    """The rows of a block that keep the contract, and the quarantine of the others.
+
+    `normalised`: how many values of each column were; `dropped`: of the valid rows, how many have lost a value of each field.
+    """
 
     valid: pl.DataFrame
     quarantine: pl.DataFrame
     normalised: Mapping[str, int]
+    dropped: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +80,38 @@ def validate(ctx: RunContext) -> dict[str, Any]:
         return {name: _validate_export(ctx, name, folder / name) for name in EXPORTS}
 
 
-def split(rows: pl.DataFrame, contract: ExportContract, normalise: Normalise) -> Split:
-    """Judges rows of text (the contract's columns, then any others); `quarantine` keeps the values as they were read."""
+def split(rows: pl.DataFrame, contract: ExportContract, normalise: Normalise, drop: Sequence[str] = ()) -> Split:
+    """Judges rows of text (the contract's columns, then any others); `quarantine` keeps the values as they were read.
+
+    A row in which one of the fields to `drop` is invalid is judged once more without it; if it still breaks a rule, it is
+    in quarantine with all codes.
+    """
     read = contracts.blank_to_null(rows)
     changes = normalised(normalise, contract.columns)
     clean = read.with_columns(**changes)
-    checked = contracts.check(contract.model, clean)
-    quarantine = rows.with_columns(codes=checked.codes).filter(checked.codes.is_not_null())
-    changed = {name: int((read[name] != clean[name]).sum()) for name in changes}
-    return Split(valid=checked.valid, quarantine=quarantine, normalised=changed)
+    put_right = {name: int((read[name] != clean[name]).sum()) for name in changes}
+    codes = contracts.check(contract.model, clean).codes
+    invalid = {name: codes.list.contains(f"{name}_invalid").fill_null(value=False) for name in drop}
+    if any(some.any() for some in invalid.values()):
+        clean = clean.with_columns(pl.when(~some).then(name).alias(name) for name, some in invalid.items())
+        is_changed = pl.any_horizontal(*invalid.values())
+        changed = clean.with_columns(before=codes).filter(is_changed)
+        after = contracts.check(contract.model, changed.drop("before")).codes
+        both = changed.select(pl.when(after.is_not_null()).then(pl.col("before").list.set_union(after)))
+        codes = _in_place(codes, both.to_series(), rows.select(is_changed).to_series())
+    is_valid = codes.is_null()
+    return Split(
+        valid=clean.filter(is_valid),
+        quarantine=rows.with_columns(codes=codes).filter(~is_valid),
+        normalised=put_right,
+        dropped={name: int((some & is_valid).sum()) for name, some in invalid.items()},
+    )
+
+
+def _in_place(values: pl.Series, some: pl.Series, where: pl.Series) -> pl.Series:
+    """The values, with some others in the places that are true."""
+    at = (where.cast(pl.Int64).cum_sum() - 1).clip(0)
+    return pl.select(pl.when(where).then(pl.lit(some).gather(pl.lit(at))).otherwise(pl.lit(values))).to_series()
 
 
 def quarantine_schema(contract: ExportContract) -> dict[str, pl.DataType | type[pl.DataType]]:
@@ -121,18 +147,21 @@ def days_of_rows(ctx: RunContext) -> list[tuple[int, str]]:
 
 def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]:
     contract = contract_of(ctx.sync, name)
+    drop = [field for field, word in ctx.sync.on_invalid.items() if word == "drop_field"] if name == "crm" else []
+    dropped = dict.fromkeys(drop, 0)
     records = carried = unparsable = quarantined = part = 0
     files, notices, changed = [], [], Counter[str]()
     for file in sources(ctx, name):
         read = reader(ctx, file)
         for block in corrections.corrected(ctx, file.sha256, read):
-            done = _validate_block(block, contract, ctx.sync.normalise, file.name, records)
+            done = _validate_block(block, contract, ctx.sync.normalise, drop, file.name, records)
             parts.write(folder / "valid", part, done.valid)
             parts.write(folder / "quarantine", part, done.quarantine)
             changed.update(done.normalised)
             part += 1
             unparsable += block.unparsable.height
             quarantined += done.quarantine.height - block.unparsable.height
+            dropped = {field: count + done.dropped[field] for field, count in dropped.items()}
         _check_manifest(file, read.records)
         records += read.records
         carried += read.records if file.carried else 0
@@ -146,13 +175,16 @@ def _validate_export(ctx: RunContext, name: str, folder: Path) -> dict[str, Any]
         "unparsable": unparsable,
         "quarantined": quarantined,
         "valid": records - unparsable - quarantined,
+        "dropped": dropped,
         "files": files,
         "notices": notices,
     }
 
 
-def _validate_block(block: Block, contract: ExportContract, normalise: Normalise, file: str, first: int) -> Split:
-    done = split(block.rows, contract, normalise)
+def _validate_block(
+    block: Block, contract: ExportContract, normalise: Normalise, drop: Sequence[str], file: str, first: int
+) -> Split:
+    done = split(block.rows, contract, normalise, drop)
     schema = quarantine_schema(contract)
     bad = done.quarantine.with_columns(record=block.raw(done.quarantine["_record"]))
     unparsable = block.unparsable.with_columns(codes=pl.lit([UNPARSABLE], dtype=pl.List(pl.String)))

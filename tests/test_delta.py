@@ -52,10 +52,12 @@ def frame(model: dict[str, Known]) -> pl.DataFrame:
     return pl.DataFrame([{"key": key, **asdict(k)} for key, k in model.items()], schema=STATE)
 
 
-def records(wanted: dict[str, int], told: dict[str, tuple[bool | None, bool | None]] | None = None) -> pl.DataFrame:
+def records(
+    wanted: dict[str, int], told: dict[str, tuple[bool | None, bool | None]] | None = None, *, opt_out: bool = False
+) -> pl.DataFrame:
     schema = {name: STATE[name] for name in ("key", "fingerprint", *OPT_INS)}
     rows = [(key, print_, *(told or {}).get(key, (None, None))) for key, print_ in wanted.items()]
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(opt_out=pl.lit(opt_out))
 
 
 def judged(model: Known | None, print_: int, day: date, *, full: bool, retry: bool, confirms: bool):
@@ -99,6 +101,22 @@ def test_an_opt_in_flips_when_it_turns_into_its_opposite(model, told):
 
     decided = decide(records(dict.fromkeys(told, 1), told), State.load([frame(model)]), DAY)
     assert decided["flips"].to_list() == [flips(key) for key in told]
+
+
+@given(known, opt_ins, days)
+def test_an_opt_out_alone_is_as_before_if_the_account_has_got_it(old, told, day):
+    """With whatever was accepted last; what is in doubt, or may have been half applied, does not count."""
+    out = tuple(False if word is False else None for word in told)
+    wanted, model = records({"C-0": 9}, {"C-0": out}, opt_out=True), State.load([frame({"C-0": old})])
+    has_got_it = all(
+        word is None or word is had for word, had in zip(out, (old.email_opt_in, old.sms_opt_in), strict=True)
+    )
+    is_through = old.outcome in {"accepted", "confirmed"}
+    expected = "unchanged" if has_got_it and is_through else "superseded" if old.as_of > day else None
+    [found] = decide(wanted, model, day).rows(named=True)
+    assert (found["bucket"], found["sent"]) == (expected, old.fingerprint)
+    full = decide(wanted, model, day, full=True)["bucket"].item()
+    assert full == ("superseded" if old.as_of > day else None)
 
 
 @given(st.lists(st.dictionaries(keys, known), max_size=5), st.lists(st.sampled_from([*KEYS, "C-unknown"])))

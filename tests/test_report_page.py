@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl import report_page
+from etl.errors import StorageError
 from etl.model import POS_BUCKETS, BatchState, Bucket, RunReport
 from etl.report_page import ENDS, RECEIPT_ENDS, page, write
 
@@ -140,7 +141,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     output.write_text("the page before")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", _half_written)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StorageError, match="No space left"):
             write(report_of(), output)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("report.html", "the page before")]
     write(report_of(), output)

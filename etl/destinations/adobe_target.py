@@ -4,7 +4,8 @@ Both say the same of a profile, so its record is the same: the bulk file's row, 
 Oddities, from the vendor's pages:
 - names and values are percent-encoded, which leaves no comma, line end or `&` in them;
 - an empty cell leaves the attribute as it is, and nothing can erase one; personal data is not to be sent;
-- a second bulk batch may override what the first one set, so a row holds every attribute;
+- a second bulk batch may override what the first one set, so a row holds every attribute, but for an opt-out of a row in
+  quarantine, which goes alone: attributes come back with the next good row, a mail that should not have been sent does not;
 - `batch=` at the head of the file is the name of a form's field, not decoration;
 - failure is `<success>false</success>`, under whatever status, and success is "submitted", not "stored";
 - single never creates a profile, and answers success all the same; bulk v2 creates it, v1 counts it as not found.
@@ -13,7 +14,7 @@ Oddities, from the vendor's pages:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -98,6 +99,8 @@ class _Endpoint:
     url: str
     attributes: Mapping[str, pl.Expr]
     identity: tuple[str, ...] = ("customer_id",)
+    opt_ins: tuple[str, ...] = ("email_opt_in", "sms_opt_in")
+    clears: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Asks for a profile that nobody has: the vendor says so to those that it lets in."""
@@ -148,7 +151,7 @@ class AdobeBulk(_Endpoint):
             attributes=attributes,
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:  # noqa: ARG002  (cannot)
         """One row of the file a profile; an id, or a size, that the vendor does not take is a reason."""
         size = pl.col("record").str.len_bytes()
         reasons = {
@@ -211,7 +214,7 @@ class AdobeSingle(_Endpoint):
             by_get=by_get,
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:  # noqa: ARG002  (cannot)
         """The same records; an id, a size, or a lack of attributes that the vendor does not take is a reason."""
         reasons = {
             "record_too_large": pl.col("form").str.len_bytes() > self.limits.bytes_per_call - self.envelope.size,

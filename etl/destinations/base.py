@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -65,12 +65,20 @@ class Destination(Protocol):
     def identity(self) -> tuple[str, ...]:
         """The profile columns that the vendor knows people by; the first that has a value is the profile's key."""
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    @property
+    def opt_ins(self) -> tuple[str, ...]:
+        """The opt-ins of a profile for which the vendor has a field, so that an opt-out can be sent alone."""
+
+    @property
+    def clears(self) -> Collection[str]:
+        """The optional fields of a CRM row whose values the vendor lets us clear."""
+
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:
         """One encoded record a profile: `row`, `key`, `record`, `reason`, `memory`.
 
         `record` is the whole of what will be said of the profile, and its fingerprint decides whether it has changed;
         `reason` is a code where the vendor would not take it. `memory` (64 bits or null) is given back with the
-        profile's next record, once the vendor has accepted this one.
+        profile's next record, once the vendor has accepted this one. Of the columns to `clear`, a null is said in words.
         """
 
     def finish(self, records: pl.DataFrame) -> pl.Series:

@@ -4,7 +4,7 @@ Both take a JSON array of operations, one a Custom ID, and answer `202`. Odditie
 - rates are counted in Custom IDs, not in calls;
 - a `202` may say SUCCESS_WITH_PARTIAL_ERRORS: the listed attributes were dropped, the rest was taken;
 - the type of a date or URL stands in its key: `date(x)`, `url(x)`;
-- an attribute that is left out stays as it is; null would erase it, so null is never sent;
+- an attribute that is left out stays as it is; null erases it, and is sent only where the sync says so;
 - there is no batch to wait for: `202` is "accepted", and nothing ever confirms it.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,8 @@ class BatchEndpoint:
     attributes: tuple[js.Member, ...] = _ATTRIBUTES
     envelope: Envelope = _ARRAY
     identity: tuple[str, ...] = ("customer_id",)
+    opt_ins: tuple[str, ...] = ("email_opt_in", "sms_opt_in")
+    clears: tuple[str, ...] = tuple(member.column for member in _ATTRIBUTES)
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> BatchEndpoint:
@@ -101,14 +103,15 @@ class BatchEndpoint:
             attributes=(*_ATTRIBUTES, *(js.text(column, column) for column in own)),
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:
         """One JSON operation a profile; more attributes than Batch takes, or more bytes than a call holds, is a reason."""
-        attributes = pl.sum_horizontal(pl.col(member.column).is_not_null() for member in self.attributes)
+        said = js.cleared(self.attributes, clear, "null")
+        attributes = pl.sum_horizontal(member.fragment.is_not_null() for member in said)
         record = pl.concat_str(
             pl.lit('{"identifiers":{"custom_id":"'),
             js.escaped(pl.col("customer_id")),
             pl.lit('"},"attributes":{'),
-            js.members(self.attributes),
+            js.members(said),
             pl.lit("}}"),
         )
         room = self.limits.bytes_per_call - self.envelope.size

@@ -5,8 +5,8 @@ A `Member` is a key, a column, and the column's value as JSON text; where the co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -25,6 +25,7 @@ class Member:
 
     column: str
     fragment: pl.Expr
+    key: str = ""
 
 
 def escaped(value: pl.Expr) -> pl.Expr:
@@ -60,10 +61,20 @@ def whole(key: str, values: Sequence[Member]) -> Member:
     return _member(key, values[0].column, "{", inside, "}")
 
 
+def cleared(values: Sequence[Member], columns: Collection[str], nothing: str) -> list[Member]:
+    """The members, those of some columns there also where the column is null: then with `nothing` as their value."""
+    return [
+        replace(value, fragment=value.fragment.fill_null(pl.lit(f'"{value.key}":{nothing}')))
+        if value.column in columns
+        else value
+        for value in values
+    ]
+
+
 def members(values: Sequence[Member]) -> pl.Expr:
     """The inside of an object: the members that are there, with commas between them."""
     return pl.concat_str([value.fragment for value in values], separator=",", ignore_nulls=True)
 
 
 def _member(key: str, column: str, before: str, value: pl.Expr, after: str) -> Member:
-    return Member(column, pl.concat_str(pl.lit(f'"{key}":{before}'), value, pl.lit(after)))
+    return Member(column, pl.concat_str(pl.lit(f'"{key}":{before}'), value, pl.lit(after)), key)

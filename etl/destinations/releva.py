@@ -5,7 +5,8 @@ Upsert":
 - people are known by their address, so the customer_id travels as a custom value, and nothing looks anybody up by it;
 - `subscribedAtChanged` stands beside `profile`, not in it, and says that the subscription is not what it was. It is no
   part of the record: saying true again may count as a second subscription, and is no change of the profile;
-- `subscriptions: null` does nothing, `[]` clears them: null is never sent, and `[]` only to opt somebody out;
+- `subscriptions: null` does nothing, `[]` clears them: null is never sent, and `[]` only to opt somebody out, or where the sync
+  clears blanks;
 - custom values of a later push without the same keys are overwritten. Whether an upsert merges or replaces them is not
   said, so that the whole set is sent every time; `string` is the only group that is known;
 - success is `202` with "an empty response body ({})", read as either; an error is a 4xx or 5xx for the whole call;
@@ -18,7 +19,7 @@ profile without `subscribedAt` and without subscriptions.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -76,8 +77,9 @@ _FIELDS = (
 
 
 def _fields(custom: Sequence[js.Member]) -> tuple[js.Member, ...]:
+    """A field a line, in the order in which they are sent; an empty set of values is left out, as it may clear others."""
     group = pl.concat_str(pl.lit('"custom":{"string":['), js.members(custom), pl.lit("]}"))
-    return (*_FIELDS, js.Member("customer_id", group))
+    return (*_FIELDS, js.Member("customer_id", pl.when(js.members(custom) != "").then(group)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,8 @@ class Releva:
     fields: tuple[js.Member, ...] = _fields(_CUSTOM)
     envelope: Envelope = _PROFILES
     identity: tuple[str, ...] = ("email", "phone")
+    opt_ins: tuple[str, ...] = ("email_opt_in",)
+    clears: tuple[str, ...] = ("subscriptions",)
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> Releva:
@@ -112,7 +116,7 @@ class Releva:
             fields=_fields((*_CUSTOM, *(_custom(column, column) for column in own))),
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:
         """One JSON profile each, still without `subscribedAtChanged`, which `finish` decides by `memory`.
 
         `memory` is a hash of `subscribed_at` and `email_opt_in`; a profile that no call can hold has a reason.
@@ -123,7 +127,8 @@ class Releva:
             subscriptions=pl.when(opted_out).then(pl.lit([], pl.List(pl.String))).otherwise("subscriptions"),
             memory=_subscription(),
         )
-        record = pl.concat_str(pl.lit('{"profile":{'), js.members(self.fields), pl.lit("}"))
+        members = js.members(js.cleared(self.fields, clear, "[]"))
+        record = pl.concat_str(pl.lit('{"profile":{'), members, pl.lit("}"))
         room = self.limits.bytes_per_call - self.envelope.size - len(_SAME)
         too_large = pl.col("record").str.len_bytes() > room
         encoded = said.select("row", "memory", key=pl.coalesce(self.identity), record=record)

@@ -1,7 +1,8 @@
 """The transform step: reads what validate wrote, writes profiles, and names the rows that do not become one.
 
 Writes `private/transformed/profiles/` (see `contracts.profiles`), `private/transformed/quarantine/` (rows with a newer
-version in quarantine) and `private/transformed/deduplicated.parquet` (`row`).
+version in quarantine), `private/transformed/optouts/` (profiles of the opt-outs in quarantine) and
+`private/transformed/deduplicated.parquet` (`row`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from etl.run import RunContext
 from etl.snapshot import sources
 from etl.transform.absent import count_absent
 from etl.transform.duplicates import resolve_duplicates
+from etl.transform.optouts import opt_outs
 from etl.transform.profiles import build_profiles
 from etl.transform.purchases import RECEIPT, Purchases, summarise_purchases
 
 FOLDER = "private/transformed"
+PROFILES, OPT_OUTS = f"{FOLDER}/profiles", f"{FOLDER}/optouts"
 # Where quarantined CRM rows stand: those that broke a rule, and those with a newer version among them.
 QUARANTINES = (f"{validate.FOLDER}/crm/quarantine", f"{FOLDER}/quarantine")
 NEWER_QUARANTINED = "newer_version_quarantined"
@@ -37,11 +40,15 @@ def transform(ctx: RunContext) -> dict[str, Any]:
     gone = pl.concat([resolved.deduplicated, resolved.newer_quarantined])
     customers = crm.filter(~pl.col("row").is_in(gone.implode())).select("customer_id").collect().to_series()
     purchases = summarise_purchases(_scan(ctx, "pos", "valid").select(RECEIPT).collect(), customers)
+    held = [quarantined]
     with ctx.place.staged(FOLDER) as folder:
         folder.mkdir()
         resolved.deduplicated.to_frame("row").write_parquet(folder / "deduplicated.parquet")
         if len(resolved.newer_quarantined):
-            parts.write(folder / "quarantine", 0, _originals(ctx, resolved.newer_quarantined))
+            originals = _originals(ctx, resolved.newer_quarantined)
+            parts.write(folder / "quarantine", 0, originals)
+            held.append(originals.lazy().with_columns(**as_valid))
+        parts.write(folder / "optouts", 0, opt_outs(pl.concat(held), customers))
         promise = contracts.with_own(contracts.Profiles, ctx.sync.own)
         incomplete = ctx.result("extract")["pos_incomplete"]
         done = 0

@@ -7,7 +7,7 @@ single persons that are refused by the number of their line.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -45,6 +45,8 @@ class Herald:
     facts: tuple[js.Member, ...]
     envelope: Envelope = _LINES
     identity: tuple[str, ...] = ("customer_id",)
+    opt_ins: tuple[str, ...] = ()
+    clears: tuple[str, ...] = ()
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> Herald:
@@ -60,7 +62,7 @@ class Herald:
             facts=(*_FACTS, *(js.text(column, column) for column in own)),
         )
 
-    def render(self, profiles: pl.LazyFrame) -> pl.LazyFrame:
+    def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:
         """One line a person; more bytes than a call holds are a reason."""
         key = js.escaped(pl.col("customer_id"))
         record = pl.concat_str(pl.lit('{"id":"'), key, pl.lit('","facts":{'), js.members(self.facts), pl.lit("}}"))

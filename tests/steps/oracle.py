@@ -241,6 +241,15 @@ class Customer:
 
 
 @dataclass
+class OptOut:
+    """What is sent of a customer whose rows are all in quarantine: the opt-ins that are false, and the valid addresses."""
+
+    says: set[str]
+    email: str | None
+    phone: str | None
+
+
+@dataclass
 class Expected:
     """What a run must count and know before it speaks to any vendor."""
 
@@ -248,6 +257,7 @@ class Expected:
     pos: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     customers: dict[str, Customer] = field(default_factory=dict)
+    opt_outs: dict[str, OptOut] = field(default_factory=dict)
     pos_landed: bool = True
 
 
@@ -265,7 +275,7 @@ def expect(landing: Path, day: date) -> Expected:
 def newest_rows(landing: Path, day: date, expected: Expected) -> dict[str, Version]:
     """The row of each customer that goes out."""
     valid: dict[str, list[Version]] = {}
-    broken: dict[str, list[tuple[Any, int]]] = {}
+    broken: dict[str, list[tuple[Any, int, Row, set[str]]]] = {}
     records = (record for path in sorted((landing / "crm" / str(day)).iterdir()) for record in read(path))
     for number, row in enumerate(records):
         expected.crm["records_in"] += 1
@@ -279,19 +289,46 @@ def newest_rows(landing: Path, day: date, expected: Expected) -> dict[str, Versi
         order = (updated.seconds, updated.nanoseconds) if updated else None
         if codes:
             expected.crm["quarantined"] += 1
-            broken.setdefault(row["customer_id"], []).append((order, number))
+            broken.setdefault(row["customer_id"], []).append((order, number, row, codes))
         else:
             valid.setdefault(row["customer_id"], []).append(Version(order, number, row))
     out = {}
     for customer, versions in valid.items():
         newest = max(versions, key=lambda version: version[:2])
         expected.crm["deduplicated"] += len(versions) - 1
-        if any(other is None or (other, line) > newest[:2] for other, line in broken.get(customer, [])):
+        if any(other is None or (other, line) > newest[:2] for other, line, *_ in broken.get(customer, [])):
             expected.crm["quarantined"] += 1
             expected.codes["newer_version_quarantined"] += 1
+            broken[customer].append((*newest, set()))
         else:
             out[customer] = newest
+    for customer, rows in broken.items():
+        if customer and is_id(customer) and customer not in out and (opt_out := opt_out_of(rows)).says:
+            expected.opt_outs[customer] = opt_out
     return out
+
+
+def opt_out_of(rows: list[tuple[Any, int, Row, set[str]]]) -> OptOut:
+    """The newest word on each opt-in; one of an unknown moment is the newest if it is false, the oldest if it is true."""
+    after = (10**18, 0)
+    in_order = sorted(rows, key=lambda each: (each[0] or after, each[1]))
+    says = set()
+    for name in ("email_opt_in", "sms_opt_in"):
+        words = [
+            (order or (after if row[name] == "false" else (-(10**18), 0)), number, row[name])
+            for order, number, row, _ in rows
+            if row[name] in {"true", "false"}
+        ]
+        if words and max(words)[2] == "false":
+            says.add(name)
+    spoken = [
+        (row, codes) for *_, row, codes in in_order if {row["email_opt_in"], row["sms_opt_in"]} & {"true", "false"}
+    ]
+    email, phone = (
+        next((row[name] for row, codes in reversed(spoken) if row[name] and f"{name}_invalid" not in codes), None)
+        for name in ("email", "phone")
+    )
+    return OptOut(says, email, phone)
 
 
 def receipts(landing: Path, day: date, rows: dict[str, Version], expected: Expected) -> dict[str, list[Row]]:

@@ -36,6 +36,15 @@ class Account:
     subscription: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
     holds: dict[str, dict[str, Any]] = field(default_factory=dict)
     changes: Counter[str] = field(default_factory=Counter)
+    opt_ins: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def learn(self, key: str, opt_ins: dict[str, str | None]) -> None:
+        """The vendor has accepted opt-ins of a profile; a blank leaves what it has."""
+        self.opt_ins |= {(key, name): word for name, word in opt_ins.items() if word is not None}
+
+    def has_got(self, key: str, names: set[str]) -> bool:
+        """These opt-ins were accepted as false last."""
+        return all(self.opt_ins.get((key, name)) == "false" for name in names)
 
 
 @dataclass
@@ -44,6 +53,7 @@ class Ends:
 
     rows: Counter[str]
     codes: Counter[str]
+    opt_outs: int = 0
 
     @classmethod
     def of(cls, expected: Any) -> Ends:
@@ -76,6 +86,7 @@ ADOBE_ATTRIBUTES = {
     *("language", "country", "registeredAt", "subscribedAt", "emailOptIn", "smsOptIn", "tags", "loyaltyTier", "city"),
     *("orders30d", "spend30d", "lastPurchaseAt", "lastStore", "favouriteCategory"),
 }
+OPT_INS = {"email_opt_in": "emailOptIn", "sms_opt_in": "smsOptIn"}
 PERSONAL = ("email", "phone", "first_name", "last_name", "birthday")
 
 
@@ -111,7 +122,15 @@ def tell_adobe_target(account: Account, expected: Any, *, single: bool) -> Ends:
         else:
             ends.rows["accepted" if single else "confirmed"] += 1
             account.accepted[key] = said
+            account.learn(key, {name: customer.row[name] for name in OPT_INS})
             if said and (key in account.holds or not single):
+                account.holds[key] = account.holds.get(key, {}) | said
+    for key, opt_out in expected.opt_outs.items():
+        if not re.search("[+/@]", key) and not account.has_got(key, opt_out.says):
+            ends.opt_outs += 1
+            account.accepted[key] = said = {OPT_INS[name]: "false" for name in opt_out.says}
+            account.learn(key, dict.fromkeys(opt_out.says, "false"))
+            if key in account.holds or not single:
                 account.holds[key] = account.holds.get(key, {}) | said
     return ends
 
@@ -152,11 +171,13 @@ def tell_releva(account: Account, expected: Any) -> Ends:
     people: dict[str, list[Any]] = defaultdict(list)
     for customer in expected.customers.values():
         people[customer.row["email"] or customer.row["phone"]].append(customer)
+    outs = [each for each in expected.opt_outs.values() if "email_opt_in" in each.says and (each.email or each.phone)]
+    alone = {each.email or each.phone: each for each in outs}
     for key, customers in people.items():
         for _ in customers[1:]:
             ends.unsendable("identity_shared")
         speaker = max(customers, key=lambda customer: customer.newest[:2])
-        opted_out = any(customer.row["email_opt_in"] == "false" for customer in customers)
+        opted_out = any(customer.row["email_opt_in"] == "false" for customer in customers) or key in alone
         opt_in = "false" if opted_out else speaker.row["email_opt_in"]
         said, subscription = releva_profile(speaker, opt_in), (speaker.utc("subscribed_at"), opt_in)
         if account.accepted.get(key) == said:
@@ -168,10 +189,19 @@ def tell_releva(account: Account, expected: Any) -> Ends:
         else:
             account.changes[key] += subscription[0] is not None and opt_in != "false"
         account.accepted[key], account.subscription[key] = said, subscription
+        account.learn(key, {"email_opt_in": opt_in})
         held = account.holds.get(key, {})
         tags = [*dict.fromkeys([*held.get("tags", []), *said.get("addTags", [])])]
         fields = {name: value for name, value in said.items() if name != "addTags"}
         account.holds[key] = held | fields | ({"tags": tags} if tags else {})
+    for key in alone.keys() - people.keys():
+        if not account.has_got(key, {"email_opt_in"}):
+            ends.opt_outs += 1
+            account.changes[key] += key in account.accepted
+            account.accepted[key] = said = {"email" if "@" in key else "phoneNumber": key, "subscriptions": []}
+            account.subscription[key] = (None, "false")
+            account.learn(key, {"email_opt_in": "false"})
+            account.holds[key] = account.holds.get(key, {}) | said
     return ends
 
 
@@ -284,7 +314,10 @@ def accounts_for(report: Any, ends: Ends, expected: Any) -> None:
     attention = any(ends.rows[bucket] for bucket in ("unparsable", "quarantined", "unsendable"))
     assert (report.exit_code, report.state) == ((1, "attention") if attention else (0, "done"))
     assert ("pos_incomplete" in report.notices) == (not expected.pos_landed)
-    assert sum(batch["rows"] for batch in report.batches) == ends.rows["confirmed"] + ends.rows["accepted"]
+    assert report.optouts_sent == ends.opt_outs
+    assert (
+        sum(batch["rows"] for batch in report.batches) == ends.rows["confirmed"] + ends.rows["accepted"] + ends.opt_outs
+    )
 
 
 def forms(work: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -313,7 +346,7 @@ def test_adobe_target_holds_what_the_spec_says(landing, install, emulator, expec
         accounts_for(install(emulator.url, destination=destination).run(day), ends, expected)
         held = emulator.profiles_of("adobe_target")
         assert {key: profile["attributes"] for key, profile in held.items()} == account.holds
-        told += ends.rows["confirmed"] + ends.rows["accepted"]
+        told += ends.rows["confirmed"] + ends.rows["accepted"] + ends.opt_outs
         for key, customer in expected.customers.items():
             personal[key] |= {customer.row[name] for name in PERSONAL} - {None}
     sent = list(forms(landing.parent / "work"))
@@ -337,6 +370,8 @@ def test_releva_holds_what_the_spec_says(landing, install, emulator, expect):
 
 def plain(attributes: dict[str, Any]) -> dict[str, Any]:
     """Attributes as Releva holds them, with `custom` as a plain dictionary."""
+    if "custom" not in attributes:  # of an opt-out alone
+        return attributes
     assert attributes["custom"].keys() == {"string"}
     custom = {entry["key"]: entry["values"] for entry in attributes["custom"]["string"]}
     assert len(custom) == len(attributes["custom"]["string"])

@@ -121,6 +121,10 @@ def test_every_reason_is_counted_as_often_as_it_occurs(done):
 def test_every_profile_arrives_as_the_spec_says(done):
     """The vendor holds exactly the profiles of the reference: each attribute, its value and its JSON type."""
     expected = {key: batch_attributes(customer) for key, customer in done.expected.customers.items()}
+    words = {"email_opt_in": "$email_marketing", "sms_opt_in": "$sms_marketing"}
+    for key, opt_out in done.expected.opt_outs.items():
+        expected[key] = {words[name]: "unsubscribed" for name in opt_out.says}
+    assert done.report.optouts_sent == len(done.expected.opt_outs) > 0
     assert done.delivered.keys() == expected.keys()
     wrong = {
         (name, json.dumps(profile.get(name)), json.dumps(done.delivered[key].get(name)))
