@@ -73,7 +73,7 @@ def test_what_init_writes_is_what_the_page_shows(shop, example):
         ("SCHUHGROESSE", "SCHUH", "has no column shoe_size (in the export: SCHUH)"),
         ("KUNDENNR", "KUNDE", "lacks required columns: customer_id (in the export: KUNDE)"),
         ('delimiter = ";"', 'delimiter = "|"', "is probably not the one of this file"),
-        ('"cp1252"', '"utf-8"', "is not utf-8"),
+        ('"cp1252"', '"utf-8"', "is not UTF-8"),
         ('"batch_default"', '"shop_account"', "set AIRFLOW_CONN_SHOP_ACCOUNT"),
     ],
 )  # fmt: skip
