@@ -14,6 +14,7 @@ FLOORS = (
     ("dags",),
     ("etl.airflow",),
     (
+        "etl.audit",
         "etl.cli",
         "etl.erase",
         "etl.explain",
