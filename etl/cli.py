@@ -177,6 +177,31 @@ def report(
     _show(made, as_json=as_json)
 
 
+@app.command()
+def audit(
+    sync: SyncName,
+    day: Day,
+    *,
+    size: Annotated[int, typer.Option("--sample", min=1, help="How many profiles are compared.")] = 1000,
+    destination: Destination = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a sample of what a day delivered with what the vendor holds, and say how much loss that excludes."""
+    import random
+    from dataclasses import asdict
+
+    from etl.audit import as_text, audit, most_loss
+
+    named = _context(sync, day, destination, Options())
+    with _running(named) as ctx:
+        found = audit(ctx, sample=size, chance=random.SystemRandom())
+    if as_json:
+        _print_json(asdict(found) | {"most_loss": most_loss(found.missed, found.sample) if found.sample else None})
+    else:
+        _print(as_text(found))
+    raise typer.Exit(1 if found.missed else 0)
+
+
 @quarantine.command("list")
 def list_quarantine(sync: SyncName, day: Day, *, destination: Destination = None, export: Export = "crm") -> None:
     """Say how many rows broke which rules, and where they stand; no value of a row is shown."""

@@ -79,7 +79,7 @@ class Answer:
     """A whole HTTP answer, whatever its status. A 2xx is not an acknowledgement until the destination has read `body`.
 
     An answer that is not `framed` (neither Content-Length nor chunks) ends where its connection ends, so a cut one shows
-    only in its body. `seconds` is the time from before the connect to the last byte.
+    only in its body. `seconds` is the time from before the connect to the last byte, `location` where a redirect leads.
     """
 
     status: int
@@ -88,6 +88,7 @@ class Answer:
     request_id: str | None
     seconds: float
     framed: bool = True
+    location: str | None = field(default=None, repr=False)
 
 
 class Client:
@@ -154,6 +155,7 @@ class Client:
                 request_id=_request_id(response.headers),
                 seconds=time.monotonic() - exchange.started,
                 framed=bool(response.raw.chunked or "Content-Length" in response.headers),
+                location=response.headers.get("Location"),
             )
 
 

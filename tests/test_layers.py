@@ -15,6 +15,7 @@ FLOORS = (
     ("dags",),
     ("etl.airflow",),
     (
+        "etl.audit",
         "etl.cli",
         "etl.erase",
         "etl.explain",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -100,3 +100,23 @@ class AwaitsCompletion(Protocol):
 
     def poll(self, job: str) -> BatchStatus:
         """One question about a job of a receipt; raises a DeliveryError where no answer came. Never sleeps."""
+
+
+@runtime_checkable
+class ReadsBack(Protocol):
+    """A destination whose vendor can be asked what it holds of a profile."""
+
+    @property
+    def questions_per_minute(self) -> float:
+        """How many requests of an audit the vendor may get."""
+
+    def said(self, record: bytes) -> dict[str, Any]:
+        """The attributes that a record has set, by the names that `held` gives them."""
+
+    def held(
+        self, keys: Collection[str], attributes: Collection[str], pace: Callable[[], None]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The attributes of those profiles that the vendor has; a profile that it does not know is left out.
+
+        Calls `pace` before each request. Raises a DeliveryError where the vendor does not say.
+        """

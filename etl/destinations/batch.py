@@ -5,15 +5,17 @@ Both take a JSON array of operations, one a Custom ID, and answer `202`. Odditie
 - a `202` may say SUCCESS_WITH_PARTIAL_ERRORS: the listed attributes were dropped, the rest was taken;
 - the type of a date or URL stands in its key: `date(x)`, `url(x)`;
 - an attribute that is left out stays as it is; null erases it, and is sent only where the sync says so;
-- there is no batch to wait for: `202` is "accepted", and nothing ever confirms it.
+- there is no batch to wait for: `202` is "accepted", and nothing ever confirms it;
+- no single profile can be read; an export of the whole project can be asked for, and downloaded in parts when it is done.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import polars as pl
@@ -22,13 +24,15 @@ from etl.client import Answer, Client, raise_for_status
 from etl.destinations import json_text as js
 from etl.destinations.base import Envelope
 from etl.errors import ConfigError, OutcomeUnknown
-from etl.limits import limits_of
+from etl.limits import documented, limits_of
 from etl.model import Limits, Receipt, RowCode
 from etl.settings import Connection
 
 DEFAULT_API_VERSION = "2.11"
 _ACCEPTED = 202
 _PATHS = {"batch_update": "profiles/update", "batch_mass_update": "profiles/mass-update"}
+_TYPED_NAME = re.compile(r"(?:date|url)\((.+)\)")
+_OBJECT = re.compile(r"[^\s,\[\]]")
 _SAFE_NAME = re.compile(r"\$?[a-z0-9_()]{1,40}")
 
 _ARRAY = Envelope(prefix=b"[", separator=b",", suffix=b"]")
@@ -145,6 +149,87 @@ class BatchEndpoint:
     def check(self) -> None:
         """Asks for the newest export request, which needs the key and the project, and changes nothing."""
         raise_for_status(self.client.get(f"{self.base}/exports/list?limit=1", headers=self.headers))
+
+    @property
+    def questions_per_minute(self) -> float:
+        """What the vendor allows of all calls that are no updates."""
+        return float(documented()[self.name]["questions_per_minute"]["value"])
+
+    def said(self, record: bytes) -> dict[str, Any]:
+        """The attributes of an operation, by their plain names."""
+        return _plain(json.loads(record)["attributes"])
+
+    def held(
+        self, keys: Collection[str], attributes: Collection[str], pace: Callable[[], None]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Has the project exported, and reads what it says of these profiles; that takes the vendor minutes or hours."""
+        asked = {"export_type": "ATTRIBUTES", "attributes": sorted(attributes), "identifiers": ["custom_id"]}
+        pace()
+        body = json.dumps(asked).encode()
+        made = self.client.post(f"{self.base}/profiles/export", body=body, headers=self.headers)
+        view = f"{self.base}/exports/view?id={_identity(_said(made))}"
+        while (export := self._get(view, pace)).get("status") != "SUCCESS":
+            if export.get("status") not in {"CREATED", "PENDING", "RUNNING"}:
+                raise OutcomeUnknown("Batch could not make the export: audit again later", code="export_failed")
+        files = export.get("files")
+        for file in files if isinstance(files, list) else []:
+            for profile in _objects(self._download(_identity(file), pace)):
+                key = profile.get("identifiers", {}).get("custom_id")
+                if key in keys:
+                    yield key, _plain(profile.get("attributes", {}))
+
+    def _get(self, url: str, pace: Callable[[], None]) -> dict[str, Any]:
+        pace()
+        return _said(self.client.get(url, headers=self.headers))
+
+    def _download(self, file: str, pace: Callable[[], None]) -> str:
+        """A file of an export: Batch answers with a signed link, to a host that is not to see the key."""
+        pace()
+        answer = self.client.get(f"{self.base}/exports/download?id={file}", headers=self.headers)
+        if answer.status != HTTPStatus.TEMPORARY_REDIRECT or not answer.location:
+            raise_for_status(answer)
+            raise OutcomeUnknown("Batch gave no link to its export", code="no_link", status=answer.status)
+        content = self.client.get(answer.location, headers={})
+        raise_for_status(content)
+        return content.body.decode()
+
+
+def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes without the type that stands in some keys."""
+    return {(typed[1] if (typed := _TYPED_NAME.fullmatch(key)) else key): value for key, value in attributes.items()}
+
+
+def _said(answer: Answer) -> dict[str, Any]:
+    """The object that an answer holds; raises a DeliveryError, which does not quote it."""
+    raise_for_status(answer)
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise OutcomeUnknown(f"Batch answered {answer.status}, but with no object", code="no_object")
+    return found
+
+
+def _identity(of: dict[str, Any]) -> str:
+    """An id of the vendor's, which goes into an address."""
+    found = str(of.get("id"))
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", found):
+        raise OutcomeUnknown("Batch gave an id that is none", code="no_id")
+    return found
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of a file that is a JSON array, or has one on each line: which of them is not documented."""
+    decoder, at = json.JSONDecoder(), 0
+    while begins := _OBJECT.search(text, at):
+        try:
+            found, at = decoder.raw_decode(text, begins.start())
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):  # outside the except block: the error holds the whole text
+            raise OutcomeUnknown("Batch gave an export that is not readable", code="export_unreadable")
+        yield found
 
 
 def _acknowledgement(answer: Answer) -> tuple[RowCode, ...] | None:

@@ -1,8 +1,9 @@
-"""Batch's profile API: /profiles/update and /profiles/mass-update; and /exports/list, which tells whether a key is valid.
+"""Batch's profile API: /profiles/update and /profiles/mass-update; exports of the profiles' attributes, by /profiles/export,
+/exports/view, /exports/download and /exports/list.
 
 From the vendor's pages "Profiles", "Update profile" and "Mass update profile" (doc.batch.com); what those leave open is
-decided here and listed in docs/emulator.md. Not played: events, installations, deletion, exports (their list is always
-empty), the asynchronous processing after a 202 (what is accepted is applied at once).
+decided here and listed in docs/emulator.md. Not played: events, installations, deletion, exports of anything else, the
+asynchronous processing after a 202 (what is accepted is applied at once).
 """
 
 from __future__ import annotations
@@ -54,8 +55,11 @@ LIMITS: Final = Limits(
 BLOCKED_IDS: Final = frozenset(
     ["undefined", "null", "nil", "(null)", "[object object]", "true", "false", "nan", "infinity", "-infinity"],
 )
-EXPORTS: Final = "/exports/list"
-NO_EXPORTS: Final = b'{"exports":[],"count":0,"has_more":false}'
+EXPORT: Final = "/profiles/export"
+# The last one is the signed link, which is for whoever has it.
+LINK: Final = "/exports/link"
+EXPORTS: Final = ("/exports/view", "/exports/download", "/exports/list", LINK)
+VIEWS_UNTIL_DONE: Final = 2
 ROUTE = re.compile(r"/[0-9]{1,2}\.[0-9]{1,2}(/(?:profiles|exports)/[a-z-]+)")
 CUSTOM_KEY = re.compile(r"[a-z0-9_]{1,30}")
 TYPED_KEY = re.compile(r"(date|url)\(([a-z0-9_]{1,30})\)")
@@ -211,6 +215,38 @@ def edited(old: Any, value: Any) -> Any:
     return [entry for entry in kept if entry not in value.get("$remove", [])] or None
 
 
+@dataclass(slots=True, kw_only=True)
+class Export:
+    """One request for the profiles' attributes: done, and its content fixed, when it is viewed for the second time."""
+
+    id: str
+    request: Mapping[str, Any]
+    views: int = 0
+    content: bytes | None = None
+
+    def view(self, base: str) -> dict[str, Any]:
+        file = f"file_{self.id}"
+        files = (
+            [{"id": file, "part": 1, "size": len(self.content), "url": f"{base}/exports/download?id={file}"}]
+            if self.content is not None
+            else []
+        )
+        status = "RUNNING" if self.content is None else "SUCCESS"
+        return {"id": self.id, "scope": "PROFILE_ATTRIBUTES", "status": status, "request": self.request, "files": files}
+
+
+def export_problem(request: Any) -> str | None:
+    """What is wrong with an export request, or None."""
+    if not isinstance(request, dict) or not request.keys() <= {"export_type", "attributes", "identifiers"}:
+        return "an export is an object of export_type, attributes and identifiers"
+    wanted = [request.get("attributes", []), request.get("identifiers", [])]
+    if request.get("export_type") != "ATTRIBUTES" or not any(wanted):
+        return "export_type is ATTRIBUTES, and attributes or identifiers are named"
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in wanted):
+        return "attributes and identifiers are arrays of strings"
+    return None if set(wanted[1]) <= {"custom_id"} else "no such identifier"
+
+
 @dataclass(slots=True)
 class Project:
     """What one project holds: profiles by Custom ID (the newest last), and per endpoint a bucket and a meter."""
@@ -219,11 +255,22 @@ class Project:
     buckets: dict[str, Bucket] = field(
         default_factory=lambda: {path: Bucket(rate.per_second, rate.bucket) for path, rate in LIMITS.endpoints.items()},
     )
+    exports: list[Export] = field(default_factory=list)
     meters: dict[str, Meter] = field(
         default_factory=lambda: {
             path: Meter(rate, counts=Counter(partial_errors=0)) for path, rate in LIMITS.endpoints.items()
         },
     )
+
+    def exported(self, request: Mapping[str, Any]) -> bytes:
+        """The file of an export, a profile a line; an attribute goes by its plain name, whatever its type."""
+        wanted = set(request.get("attributes", []))
+        lines = []
+        for custom_id, profile in self.profiles.items():
+            plain = {TYPED_KEY.sub(r"\2", key): value for key, value in profile["attributes"].items()}
+            kept = {key: value for key, value in plain.items() if key in wanted}
+            lines.append(json.dumps({"identifiers": {"custom_id": custom_id}, "attributes": kept}, ensure_ascii=False))
+        return "\n".join(lines).encode()
 
     def apply(self, index: int, operation: Mapping[str, Any], call: Call) -> list[dict[str, Any]]:
         """Take over one operation but for its broken parts, which are returned as partial errors."""
@@ -288,13 +335,24 @@ class Batch:
         route = ROUTE.fullmatch(path)
         if route is None:
             return False
-        return route[1] in LIMITS.endpoints if method == "POST" else (method, route[1]) == ("GET", EXPORTS)
+        return route[1] in {*LIMITS.endpoints, EXPORT} if method == "POST" else method == "GET" and route[1] in EXPORTS
 
     async def read(self, request: Request, arrived: float) -> Call:
         path = request.url.path
         body = await read_body(request, limit=LIMITS.body_bytes)
         account = self._account(request.headers)
-        call = Call(path=path, endpoint=path[path.index("/", 1) :], account=account, arrived=arrived, body=body)
+        call = Call(
+            path=path,
+            endpoint=path[path.index("/", 1) :],
+            account=account,
+            arrived=arrived,
+            body=body,
+            host=request.headers.get("host", ""),
+            parameters=dict(request.query_params),
+        )
+        if call.endpoint == LINK:
+            has_key = "authorization" in request.headers
+            return replace(call, refusal=refused(400, "a signed link takes no key")) if has_key else call
         rows, refusal = self._judge(call, request.headers)
         return replace(call, rows=rows, refusal=refusal)
 
@@ -302,7 +360,7 @@ class Batch:
         """The operations of a call, and the refusal if nothing of it can be taken."""
         if not call.account:
             return (), refused(401, "the REST key or the project key is not valid")
-        if call.endpoint == EXPORTS:
+        if call.endpoint in EXPORTS:
             return (), None
         if problem := header_problem(headers):
             return (), refused(400, problem)
@@ -312,25 +370,62 @@ class Batch:
             operations = parse(call.body.kept)
         except ValueError as error:
             return (), refused(400, f"not strict JSON: {error}")
-        problem = shape_problem(operations, LIMITS.endpoints[call.endpoint])
+        if call.endpoint == EXPORT:
+            problem = export_problem(operations)
+        else:
+            problem = shape_problem(operations, LIMITS.endpoints[call.endpoint])
         return operations if isinstance(operations, list) else (), refused(400, problem) if problem else None
 
     def answer(self, call: Call) -> Answer:
         if call.refusal is not None:
             return call.refusal
-        if call.endpoint == EXPORTS:
-            return Answer(status=200, body=NO_EXPORTS)
+        if call.endpoint not in LIMITS.endpoints:
+            return self._export(call)
         if any(row.get("identifiers") == {"custom_id": one} for row in call.rows for one in call.refuse_call_with):
             return refused(400, "an operation was refused by a fault")
         project = self._projects[call.account]
         if call.rate_limit and not project.buckets[call.endpoint].take(len(call.rows), self._clock()):
             return refused(429, "more Custom IDs than the rate limit allows")
-        errors = [error for index, row in enumerate(call.rows) for error in project.apply(index, row, call)]
+        kept = call.rows[: len(call.rows) - call.lose_rows]
+        errors = [error for index, row in enumerate(kept) for error in project.apply(index, row, call)]
         meter = project.meters[call.endpoint]
-        meter.rows_applied += len(call.rows)
+        meter.rows_applied += len(kept)
         meter.counts["partial_errors"] += len(errors)
         body = {"code": "SUCCESS_WITH_PARTIAL_ERRORS", "errors": errors} if errors else {"code": "SUCCESS"}
         return Answer(status=202, body=json.dumps(body).encode())
+
+    def _export(self, call: Call) -> Answer:
+        """The request for an export, a look at it, or at all of them."""
+        base = f"http://{call.host}{call.path.removesuffix(call.endpoint)}"
+        if call.endpoint in {"/exports/download", LINK}:
+            return self._file(call, base)
+        project = self._projects[call.account]
+        made = project.exports
+        if call.endpoint == EXPORT:
+            export = Export(id=f"export_{len(made) + 1:028}", request=parse(call.body.kept))
+            made.append(export)
+            return told(202, {"id": export.id})
+        if call.endpoint == "/exports/list":
+            return told(200, {"exports": [export.view(base) for export in made], "count": len(made), "has_more": False})
+        found = next((export for export in made if export.id == call.parameters.get("id")), None)
+        if found is None:
+            return refused(404, "no such export")
+        found.views += 1
+        if found.views == VIEWS_UNTIL_DONE:
+            found.content = project.exported(found.request)
+        return told(200, found.view(base))
+
+    def _file(self, call: Call, base: str) -> Answer:
+        """The signed link to an export's file, or what the link leads to, without a key."""
+        projects = [self._projects[call.account]] if call.account else self._projects.values()
+        made = [export for project in projects for export in project.exports]
+        wanted = call.parameters.get("id", "").removeprefix("file_")
+        found = next((export for export in made if export.id == wanted), None)
+        if found is None or found.content is None:
+            return refused(404 if found is None else 400, "no such file, or not yet")
+        if call.endpoint == LINK:
+            return Answer(status=200, body=found.content)
+        return Answer(status=307, body=b"", headers=(("location", f"{base}{LINK}?id={wanted}"),))
 
     def record(self, call: Call, outcome: str) -> None:
         if call.account and call.endpoint in LIMITS.endpoints:
@@ -368,6 +463,10 @@ class Batch:
         given = headers.get("authorization", "").encode()
         project = headers.get("x-batch-project", "")
         return project if hmac.compare_digest(given, self._authorization) and project in self._projects else ""
+
+
+def told(status: int, value: Mapping[str, Any]) -> Answer:
+    return Answer(status=status, body=json.dumps(value).encode())
 
 
 def refused(status: int, message: str) -> Answer:

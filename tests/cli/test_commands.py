@@ -442,3 +442,26 @@ def test_a_report_as_a_page(shop, tmp_path):
     for nowhere in (tmp_path, page / "page.html"):
         refused = shop("report", "crm_to_batch", "--date", day, "--html", str(nowhere))
         assert (refused.returncode, f"{nowhere} cannot be written" in refused.stderr) == (2, True)
+
+
+def test_an_audit_of_a_day_says_what_it_excludes(shop, monkeypatch):
+    """Exit 0 when nothing is missing, and the loss that so large a sample excludes."""
+    monkeypatch.setattr("etl.audit._pace", lambda *_: lambda: None)
+    shop.customers("2026-05-20", 30)
+    assert shop("run", "crm_to_batch", "--date", "2026-05-20").returncode == 0
+    audited = shop("audit", "crm_to_batch", "--date", "2026-05-20", "--sample", "10")
+    assert audited.returncode == 0
+    assert "Loss: less than 25.887 % of them, at 95% confidence." in audited.stdout
+    assert json.loads(shop("audit", "crm_to_batch", "--date", "2026-05-20", "--json").stdout)["sample"] == 30
+
+
+def test_an_audit_that_misses_something_ends_with_1(shop, monkeypatch):
+    """A row that the vendor took and lost."""
+    monkeypatch.setattr("etl.audit._pace", lambda *_: lambda: None)
+    shop.customers("2026-05-21", 10)
+    shop.faults({"lose_rows": 1})
+    shop("run", "crm_to_batch", "--date", "2026-05-21")
+    shop.faults()
+    audited = shop("audit", "crm_to_batch", "--date", "2026-05-21")
+    assert audited.returncode == 1
+    assert "not there          1" in audited.stdout

@@ -41,7 +41,7 @@ def test_any_version_is_played(emulator, version):
         "/profiles/update",
         "/v2/profiles/update",
         "/2.11/profiles/update/",
-        "/2.11/profiles/export",
+        "/2.11/profiles/delete",
         "/2.11/profiles",
         "//",
     ],
@@ -282,6 +282,54 @@ def test_the_list_of_exports_tells_whether_a_key_is_valid(emulator):
     assert (answer.status_code, answer.json()) == (200, {"exports": [], "count": 0, "has_more": False})
     assert emulator.session.get(emulator.url + path, timeout=10).status_code == 401
     assert emulator.send("POST", path).status_code == 404
+
+
+def _ask(emulator, path, **headers):
+    url = emulator.url + path
+    return emulator.session.get(url, headers=emulator.headers(**headers), timeout=10, allow_redirects=False)
+
+
+def test_an_export_is_asked_for_looked_at_and_downloaded(emulator):
+    """It is done at the second look, and has the attributes that were asked for, as they were then."""
+    emulator.post([operation("crm-1", n=1, other=2, **{"date(day)": "2026-11-21T00:00:00Z"}), operation("crm-2", n=3)])
+    request = {"export_type": "ATTRIBUTES", "attributes": ["n", "day"], "identifiers": ["custom_id"]}
+    made = emulator.post(request, "/2.11/profiles/export")
+    view = f"/2.11/exports/view?id={made.json()['id']}"
+    running, done = (_ask(emulator, view).json() for _ in range(2))
+    assert (made.status_code, running["status"], running["files"], done["status"]) == (202, "RUNNING", [], "SUCCESS")
+    emulator.post([operation("crm-3", n=4)])
+    link = emulator.session.get(done["files"][0]["url"], headers=emulator.headers(), timeout=10, allow_redirects=False)
+    content = emulator.session.get(link.headers["location"], timeout=10)
+    assert link.status_code == 307
+    assert [json.loads(line) for line in content.text.splitlines()] == [
+        {"identifiers": {"custom_id": "crm-1"}, "attributes": {"n": 1, "day": "2026-11-21T00:00:00Z"}},
+        {"identifiers": {"custom_id": "crm-2"}, "attributes": {"n": 3}},
+    ]
+    assert _ask(emulator, link.headers["location"].removeprefix(emulator.url)).status_code == 400
+    assert _ask(emulator, "/2.11/exports/list").json()["count"] == 1
+
+
+@pytest.mark.parametrize(
+    "request_", [[], {}, {"export_type": "EVENTS", "attributes": ["n"]}, {"export_type": "ATTRIBUTES"},
+                 {"export_type": "ATTRIBUTES", "attributes": "n"}, {"export_type": "ATTRIBUTES", "identifiers": ["e-mail"]}],
+)  # fmt: skip
+def test_an_export_of_something_else_is_refused(emulator, request_):
+    """Only attributes are played, and at least one name is needed."""
+    assert emulator.post(request_, "/2.11/profiles/export").status_code == 400
+
+
+def test_what_is_no_export_is_not_found(emulator):
+    """Neither to look at, nor to download; and nothing without the key."""
+    for path in ("/2.11/exports/view?id=export_1", "/2.11/exports/download?id=file_export_1"):
+        assert _ask(emulator, path).status_code == 404
+        assert _ask(emulator, path, Authorization="Bearer other").status_code == 401
+
+
+def test_rows_can_be_taken_and_lost(emulator):
+    """An answer 202, and nothing of the last rows."""
+    emulator.faults({"lose_rows": 1})
+    assert emulator.post([operation("crm-1", n=1), operation("crm-2", n=2)]).status_code == 202
+    assert emulator.held("batch") == {"crm-1": {"n": 1}}
 
 
 def test_profiles_are_asked_for_by_vendor(emulator):
