@@ -18,7 +18,7 @@ from etl import parts
 from etl.delta import OPT_INS, OUTCOME, STATE, Seen, State, evened, updated
 from etl.ends import UNIDENTIFIED, plan_folder, row_ends
 from etl.errors import LedgerError
-from etl.ledger import Ledger, Run, lease
+from etl.ledger import Account, Ledger, Run, lease
 from etl.model import Batch, Bucket
 from etl.storage import Place
 
@@ -43,21 +43,22 @@ def check_ledger(work: Place, ledger: Ledger, account: str) -> None:
     A state that was written under a lease which the ledger has never given tells of an older copy, or of a new ledger in
     the place of a lost one: it does not know of all that was sent.
     """
-    _check_age(work, ledger, account)
-    known = ledger.account(account)
+    known = _checked_age(work, ledger, account)
     if known.state_path is not None and not work.exists(known.state_path):
         raise LedgerError(f"the work folder lacks {known.state_path}, which the ledger names: {_REMEDY}")
 
 
-def _check_age(work: Place, ledger: Ledger, account: str) -> None:
+def _checked_age(work: Place, ledger: Ledger, account: str) -> Account:
     folder = f"{FOLDER}/{account}"
     names = work.names(folder)  # before the look into the ledger: another process may be writing a state now
     newest = max((int(name.rpartition("-")[2]) for name in names if name[0].isdigit()), default=0)
-    if newest > ledger.account(account).fence:
+    known = ledger.account(account)
+    if newest > known.fence:
         raise LedgerError(
             f"the ledger is older than {folder} of the work folder, and does not know all that was sent: put the right one "
             "back. If it is lost for good, remove that folder, and every profile is sent again"
         )
+    return known
 
 
 def seen_by(work: Place, run: str, plan: int, day: date) -> Seen:
@@ -138,7 +139,7 @@ def _rebuild(work: Place, ledger: Ledger, account: str, fence: int) -> Rebuilt:
 
     Of a profile that a run without files may have spoken of since, nobody knows what the vendor holds.
     """
-    _check_age(work, ledger, account)
+    _checked_age(work, ledger, account)
     every = ledger.unabsorbed(account, and_absorbed=True)
     groups = {run.run: group for run, group in _by_run(ledger, every)}
     frames, lost_runs = [pl.DataFrame(schema=STATE)], 0
