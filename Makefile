@@ -8,6 +8,8 @@ SCHEDULES ?= 1000000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint airflow bench soak lock clean
+# Syncs of your own are not what the tests and the demo are about.
+unexport PROFILE_ETL_SYNCS
 # Airflow starts many Python processes: without compiled files each of them takes seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
 

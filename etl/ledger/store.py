@@ -468,13 +468,21 @@ class Ledger:
     def commit_state(
         self, account: str, *, fence: int, generation: int, state_path: str | None, absorbed: Sequence[Batch]
     ) -> None:
-        """Names the new state file and marks the batches that it holds, together."""
+        """Names the new state file and marks the batches that it holds, together.
+
+        One that has ended at the vendor since it was read is left for the next state: pollers wait for no lease.
+        """
         with self.transaction() as db:
             self._check_fence(db, account, fence)
             values = {"generation": generation, "state_path": state_path}
             db.execute(sa.update(accounts).where(accounts.c.account == account).values(values))
-            for chunk in chunks([b.id for b in absorbed]):
-                db.execute(sa.update(batches).where(batches.c.id.in_(chunk)).values(absorbed=True))
+            working = BatchState.PROCESSING
+            for group, still in (
+                ([b.id for b in absorbed if b.state is working], batches.c.state == working),
+                ([b.id for b in absorbed if b.state is not working], sa.true()),
+            ):
+                for chunk in chunks(group):
+                    db.execute(sa.update(batches).where(batches.c.id.in_(chunk), still).values(absorbed=True))
 
     # The lease; etl.ledger.lease keeps it
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from etl.ledger import Ending, LostLeaseError, batch_id
-from etl.model import AttemptOutcome, BatchState, RowCode
+from etl.ledger import Ending, LostLeaseError, batch_id, note_poll, open_jobs
+from etl.model import AttemptOutcome, BatchState, BatchStatus, Counts, JobState, RowCode
 
 
 @pytest.fixture
@@ -150,6 +150,20 @@ def test_the_same_plan_is_adopted_once(ledger, sending, batch, state, account):
     """A step that runs again finds its batches as they are."""
     ledger.adopt_plan("r1", plan=1, account=account, fence=sending(), planned=[batch()])
     assert list(state()) == ["b1"]
+
+
+def test_a_batch_that_ends_while_it_is_absorbed_is_absorbed_again(ledger, sending, intend, batch, account):
+    """A poller waits for no lease: what it learns between the reading of a batch and the new state is not lost."""
+    fence = sending()
+    taken = {"outcome": AttemptOutcome.ACCEPTED, "state": BatchState.PROCESSING, "job": "https://vendor/1"}
+    ledger.settle(Ending(batch=batch(), n=intend(batch(), fence), **taken))
+    read = ledger.unabsorbed(account)
+    [job] = open_jobs(ledger, account)
+    counts = Counts(confirmed=10, not_found=0, failed=0, unreported=0)
+    said = BatchStatus(state=JobState.COMPLETE)
+    note_poll(ledger, job, said, code=None, next_poll_at=0, gone=0, state=BatchState.COMPLETE, counts=counts)
+    ledger.commit_state(account, fence=fence, generation=1, state_path="state/1", absorbed=read)
+    assert [(b.id, b.state) for b in ledger.unabsorbed(account)] == [("b1", BatchState.COMPLETE)]
 
 
 def test_only_the_holder_adopts_a_plan(ledger, sending, batch, state, account):
