@@ -151,7 +151,8 @@ def _said(
         with ctx.work.fetch(batch.file).open("rb") as file:
             file.seek(batch.offset)
             payload = file.read(batch.size)
-        records = destination.envelope.split(payload, batch_rows(ctx.work, batch)["size"].to_list())
+        sizes = batch_rows(ctx.work, batch)["size"].to_list()
+        records = destination.envelope.of(payload, sizes).split(payload, sizes)
         for key, index in group.select("key", "index").iter_rows():
             assert isinstance(destination, ReadsBack)  # noqa: S101  (audit has looked)
             yield key, destination.said(records[index])

@@ -17,7 +17,8 @@ from etl.reading import Block
 from etl.run import RunContext
 from etl.storage import Place
 
-_RELEASED, _USED = "private/corrections/released.arrow", "private/corrections/used.arrow"
+FOLDER = "private/corrections"
+_RELEASED, _USED = f"{FOLDER}/released.arrow", f"{FOLDER}/used.arrow"
 _IDENTITY = ("sha256", "line")
 _NONE = pl.DataFrame(schema={"sha256": pl.String, "line": pl.UInt64, "run": pl.String})
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from etl import base, parts, purge, state, tombstones, validate
+from etl import base, corrections, parts, purge, state, tombstones, validate
 from etl.ledger import Ledger, lease
 from etl.reconcile import DISPOSITIONS
 from etl.snapshot import SNAPSHOTS
@@ -25,9 +25,9 @@ _PATIENCE_S = 60.0
 _CUSTOMERS, _RECEIPTS = (f"{validate.FOLDER}/{export}/valid" for export in ("crm", "pos"))
 _QUARANTINES = (*transform.QUARANTINES, f"{validate.FOLDER}/pos/quarantine")
 # What stays of a run, without the customer; of the rest of the folders that it is in, nothing.
-_STAYING = (_CUSTOMERS, *_QUARANTINES)
+_STAYING = (_CUSTOMERS, *_QUARANTINES, corrections.FOLDER)
 _GOING = (transform.PROFILES, transform.OPT_OUTS, _RECEIPTS)
-_SHARED = {name.split("/")[1] for name in (validate.FOLDER, transform.FOLDER, DISPOSITIONS)}
+_SHARED = {name.split("/")[1] for name in (validate.FOLDER, transform.FOLDER, DISPOSITIONS, corrections.FOLDER)}
 # Whose row it is, such a code leaves open.
 _OF_NOBODY = ("customer_id_missing", "customer_id_invalid")
 _ADDRESS = r"@|(?:\d\D*){5}"

@@ -10,7 +10,7 @@ import polars as pl
 from etl import parts, validate
 from etl.ends import UNIDENTIFIED
 from etl.ledger import Ledger, Run
-from etl.model import Batch, Bucket
+from etl.model import Batch, BatchState, Bucket
 from etl.reconcile import DISPOSITIONS
 from etl.settings import Settings
 from etl.storage import Place
@@ -38,7 +38,9 @@ def _records(place: Place, customer_id: str) -> pl.DataFrame:
     frames = [pl.DataFrame(schema={"row": pl.UInt64, "line": pl.UInt64})]
     for folder in ("valid", "quarantine"):
         frames += [
-            frame.filter(pl.col("customer_id") == customer_id).select("row", pl.col("line").cast(pl.UInt64))
+            frame.filter(pl.col("customer_id").str.strip_chars() == customer_id).select(
+                "row", pl.col("line").cast(pl.UInt64)
+            )
             for frame in parts.frames(place, f"{validate.FOLDER}/crm/{folder}", ["customer_id", "row", "line"])
         ]
     return pl.concat(frames).sort("row")
@@ -69,5 +71,7 @@ def _end(run: Run, record: dict[str, str | None], batches: dict[str, Batch]) -> 
     if batch is None:
         return said
     known = batches.get(batch)
-    said += "; its opt-out was sent" if bucket == Bucket.QUARANTINED else ""
+    if bucket == Bucket.QUARANTINED and known is not None:
+        taken = known.state in {BatchState.ACCEPTED, BatchState.PROCESSING, BatchState.COMPLETE}
+        said += "; its opt-out was sent" if taken else "; its opt-out is not through"
     return f"{said}; batch {batch}" + (f", {known.state}, attempts {known.attempts}" if known else "")

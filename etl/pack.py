@@ -90,7 +90,8 @@ def render(ctx: RunContext) -> dict[str, Any]:
         clear = [name for name in ctx.sync.cleared if name in endpoint.clears]
         counts["left"] = [name for name in ctx.sync.cleared if name not in endpoint.clears]
         if endpoint.identity != _UNIQUE:
-            everyone = pl.concat([parts.scan(ctx.place, transform.PROFILES, _NOBODY), opt_outs.lazy()])
+            known = parts.scan(ctx.place, transform.PROFILES, _NOBODY)
+            everyone = pl.concat([known, opt_outs.lazy()], how="diagonal")
             shared = shared_identities(everyone.filter(~is_gone), endpoint.identity)
         for number, part in enumerate(chain([opt_outs], parts.frames(ctx.place, transform.PROFILES))):
             records = _records(endpoint, part, shared, ctx.sync.own, clear if number else ()).with_columns(

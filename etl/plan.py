@@ -113,8 +113,9 @@ def _gates(ctx: RunContext, staged: Manifest) -> dict[str, str | None]:
     )
     shut = gates.shut(
         gates.Figures(
-            records=crm["records"], carried=crm.get("carried", 0), earlier=earlier, bad=bad, bad_share=ctx.sync.bad_share, known=staged.known,
-            flipped=staged.flipped,
+            records=crm["records"], carried=crm.get("carried", 0), earlier=earlier,
+            bad=bad - ctx.result("transform").get("carried_quarantined", 0), bad_share=ctx.sync.bad_share,
+            known=staged.known, flipped=staged.flipped,
         )
     )  # fmt: skip
     why = f"{'; '.join(shut.values())}. {_HOW_TO_GO_ON}" if shut else None

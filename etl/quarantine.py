@@ -118,11 +118,12 @@ def put_right(file: Path, found: Quarantined) -> pl.DataFrame:
     are another customer's now although nothing was wrong with their id.
     """
     given = read_csv(file)
-    columns = [name for name in found.rows.columns if name not in {"file", "line", "codes", "record"}]
+    earlier = found.put_right.join(found.files, on="sha256").drop("sha256", "run")
+    every = pl.concat([found.rows, earlier], how="diagonal")
+    columns = [name for name in every.columns if name not in {"file", "line", "codes", "record"}]
     if missing := {"line", *columns} - set(given.columns):
         raise ConfigError(f"{file} lacks columns of quarantine export: {', '.join(sorted(missing))}")
-    earlier = found.put_right.join(found.files, on="sha256").drop("sha256", "run")
-    known = pl.concat([found.rows, earlier], how="diagonal").unique(["file", "line"], keep="first")
+    known = every.unique(["file", "line"], keep="first")
     before = known.with_columns(*blank_to_null(known.select(columns)), is_known=pl.lit(value=True))
     rows = (
         given.select("file", pl.col("line").cast(pl.UInt64, strict=False), *columns)

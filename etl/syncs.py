@@ -26,7 +26,7 @@ from etl.errors import ConfigError
 _LONGEST_WAIT_HOURS = 24
 _ROOT = Path(__file__).parents[1]
 # What a setting may be in TOML, by the beginning of its annotation.
-_KINDS: dict[str, Any] = {"str": str, "bool": bool, "int": int, "float": (int, float), "Mapping": dict}
+_KINDS: dict[str, Any] = {"str": str, "Literal": str, "bool": bool, "int": int, "float": (int, float), "Mapping": dict}
 
 
 # The fields of a CRM row that a sync may handle in another way than by default. Not among them is what says who a
@@ -182,7 +182,7 @@ def read_syncs(path: Path) -> dict[str, Sync]:
 
 def _settings(table: object, kind: type[Sync | Export | Normalise], where: str) -> dict[str, Any]:
     """The settings of a table, once each is known to be one, and of its kind."""
-    known = {setting.name: str(setting.type).partition("[")[0] for setting in fields(kind)}
+    known = {setting.name: str(setting.type).partition("[")[0].removesuffix(" | None") for setting in fields(kind)}
     if not isinstance(table, dict):
         raise ConfigError(f"{where} must be a table")
     for name, value in table.items():

@@ -92,6 +92,8 @@ def split(rows: pl.DataFrame, contract: ExportContract, normalise: Normalise, dr
     put_right = {name: int((read[name] != clean[name]).sum()) for name in changes}
     codes = contracts.check(contract.model, clean).codes
     invalid = {name: codes.list.contains(f"{name}_invalid").fill_null(value=False) for name in drop}
+    if {"latitude", "longitude"} <= invalid.keys():  # one without the other is invalid, too
+        invalid["latitude"] = invalid["longitude"] = invalid["latitude"] | invalid["longitude"]
     if any(some.any() for some in invalid.values()):
         clean = clean.with_columns(pl.when(~some).then(name).alias(name) for name, some in invalid.items())
         is_changed = pl.any_horizontal(*invalid.values())

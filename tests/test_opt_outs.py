@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from datetime import date, timedelta
 
 import polars as pl
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from etl import pipeline
 from etl.explain import explain
 from etl.report import read_report
+from etl.syncs import Normalise
 from etl.transform.optouts import opt_outs
 from etl.validate import EXPORTS, quarantine_schema
 
@@ -262,3 +264,16 @@ def test_a_row_without_a_valid_id_opts_nobody_out():
     ]
     frame = pl.DataFrame(rows, schema=quarantine_schema(EXPORTS["crm"]))
     assert opt_outs(frame.lazy(), pl.Series("customer_id", [], dtype=pl.String)).is_empty()
+
+
+def test_an_opt_out_speaks_as_the_sync_has_its_rows_put_right(install, emulator):
+    """The vendor knows the person by the address as it would go out, also where no row of the day is good."""
+    installation = install(emulator.url, destination="releva")
+    _land(installation, SUNDAY, {"email": "", "phone": "+33639980001"})
+    installation.run(SUNDAY)
+    _land(installation, MONDAY, {**BROKEN, "email": "", "phone": " 06 39 98 00 01", "email_opt_in": "false "})
+    ctx = installation.context(MONDAY)
+    put_right = Normalise(phone_region="FR", text=True)
+    report = pipeline.run(replace(ctx, sync=replace(ctx.sync, normalise=put_right, attributes={"BRAND": "brand"})))
+    assert (_buckets(report), report.optouts_sent) == ({"quarantined": 1}, 1)
+    assert _held(emulator, "releva", "+33639980001").get("subscriptions") in ([], None)

@@ -34,7 +34,8 @@ def transform(ctx: RunContext) -> dict[str, Any]:
     """Resolves duplicates, sums up purchases and builds the profiles of a run."""
     crm = _scan(ctx, "crm", "valid")
     # The quarantine has its values as they were read; to find the customer in it, they are compared as they would go out.
-    as_valid = normalised(ctx.sync.normalise, ("customer_id", "updated_at"))
+    spoken = ("customer_id", "updated_at", "email", "phone", "email_opt_in", "sms_opt_in")
+    as_valid = normalised(ctx.sync.normalise, spoken)
     quarantined = _scan(ctx, "crm", "quarantine").with_columns(**as_valid)
     resolved = resolve_duplicates(crm, quarantined)
     gone = pl.concat([resolved.deduplicated, resolved.newer_quarantined])
@@ -68,6 +69,10 @@ def transform(ctx: RunContext) -> dict[str, Any]:
         "profiles": len(customers),
         "deduplicated": len(resolved.deduplicated),
         "newer_quarantined": len(resolved.newer_quarantined),
+        # The carried rows are read first.
+        "carried_quarantined": int(
+            (resolved.newer_quarantined < ctx.result("validate")["crm"].get("carried", 0)).sum()
+        ),
         "pos": _account(purchases, ctx.result("validate")["pos"]),
     }
 

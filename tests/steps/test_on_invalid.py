@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import contracts
 from etl import pipeline
 from etl.errors import ConfigError
-from etl.syncs import OPTIONAL, Sync
+from etl.syncs import OPTIONAL, Normalise, Sync
 from etl.validate import EXPORTS, split
 
 CRM = EXPORTS["crm"]
@@ -57,7 +57,7 @@ def test_a_row_is_judged_again_without_its_invalid_fields(rows, drop):
         else:
             valid.append(rest)
             dropped |= {name: dropped[name] + 1 for name in names}
-    found = split(_frame(rows), CRM, drop)
+    found = split(_frame(rows), CRM, Normalise(), drop)
     assert found.valid.select(*VALUES, "_record").to_dicts() == [
         {name: row[name] for name in (*VALUES, "_record")} for row in valid
     ]
@@ -94,3 +94,12 @@ def test_a_slip_is_found_when_the_sync_is_read(wrong):
     """The message names the sync, and what may stand there."""
     with pytest.raises(ConfigError, match=r"sync mine: on_invalid has .*, birthday, .*quarantine or drop_field"):
         Sync(name="mine", destination="batch", connection="c", on_invalid=wrong)
+
+
+def test_a_place_is_left_out_whole():
+    """One coordinate without the other is no place: both go."""
+    rows = [{"customer_id": "C-1", "email": "c1@example.org", "latitude": "north", "longitude": "4.8"}]
+    rows = [row | {"updated_at": "2026-03-02T08:00:00Z", "_record": "0"} for row in rows]
+    found = split(_frame(rows), CRM, Normalise(), ("latitude", "longitude"))
+    assert found.valid.select("latitude", "longitude").rows() == [(None, None)]
+    assert found.dropped == {"latitude": 1, "longitude": 1}

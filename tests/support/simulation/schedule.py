@@ -399,7 +399,14 @@ def _rendered(stage: str, template: int, day: date) -> Path:
         parts.write(path / "profiles", 0, export)
         pl.DataFrame(schema={"row": pl.UInt64}).write_parquet(path / "deduplicated.parquet")
     pos = dict.fromkeys(("records_in", "unparsable", "quarantined", "deduplicated", "anonymous", "orphaned", "used"), 0)
-    counts: dict[str, Any] = {"records": export.height, "files": [], "notices": [], "unparsable": 0, "quarantined": 0}
+    counts: dict[str, Any] = {
+        "records": export.height,
+        "files": [],
+        "notices": [],
+        "unparsable": 0,
+        "quarantined": 0,
+        "carried": 0,
+    }
     ctx.place.write_json("extract.json", {"files": [], "pos_gaps": [], "pos_incomplete": False, "ignored": []})
     ctx.place.write_json("validate.json", {"crm": counts, "pos": counts | {"records": 0}})
     ctx.place.write_json("transform.json", {"pos": pos, "newer_quarantined": 0})
