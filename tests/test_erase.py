@@ -113,7 +113,7 @@ def _quarantine(installation, day, export="crm"):
     return quarantine.newest(
         ctx.work, ctx.ledger, sync=installation.sync.name, day=str(day), destination=installation.destination,
         export=export,
-    )  # fmt: skip
+    ).rows  # fmt: skip
 
 
 # --- what is gone, and what is not -------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def test_nobody_is_told_that_a_purged_quarantine_was_empty(ran):
         quarantine.newest(ctx.work, ctx.ledger, **asked)
     assert list(explain(ran.settings, "canaryid-1")) == []
     assert ran.run().rows["quarantined"] == 1
-    assert quarantine.newest(ctx.work, ctx.ledger, **asked).height == 1
+    assert quarantine.newest(ctx.work, ctx.ledger, **asked).rows.height == 1
 
 
 def test_a_purge_that_was_killed_goes_on(ran, monkeypatch):

@@ -9,10 +9,16 @@ import pytest
 from simulation.bugs import BUGS
 from simulation.schedule import figures, run_schedule
 
-# A schedule packs, sends, absorbs and accounts for a few days, with all the files that this takes: about 0.2 s of processor
-# time. `make soak` plays a million.
-SCHEDULES = 400
-SEEDS_FOR_A_BUG = 150
+# A schedule packs, sends, absorbs and accounts for a few days, with all the files that this takes: about half a second of
+# processor time, too much for ten thousand here. `make soak` plays a million.
+SCHEDULES = 120
+# Where each bug shows first; after a change of the code it may be elsewhere.
+SHOWN_BY = {
+    "intent after the call": 1, "outcome before the call": 14, "recovered as planned": 25, "quota without unknowns": 37,
+    "quota never asked": 29, "no fence": 2, "timeouts as not sent": 9, "half of a bisection": 1, "other bytes": 3,
+    "days in any order": 3, "old data again": 3,
+}  # fmt: skip
+MORE_SEEDS = 100
 
 
 def test_nothing_goes_wrong_in_any_schedule(record_property):
@@ -34,4 +40,4 @@ def test_the_simulation_can_fail(name):
     with ExitStack() as planted:
         for bug in BUGS[name]:
             planted.enter_context(bug)
-        assert any(run_schedule(seed).wrong for seed in range(SEEDS_FOR_A_BUG))
+        assert any(run_schedule(seed).wrong for seed in [SHOWN_BY.get(name, 0), *range(MORE_SEEDS)])

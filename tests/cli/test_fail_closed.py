@@ -182,7 +182,7 @@ def test_a_full_work_disk_is_named(copy, monkeypatch):
 
     monkeypatch.setattr("polars.DataFrame.write_ipc", full)
     done = copy(*RUN)
-    assert (done.returncode, "no room is left on the disk" in done.stderr) == (3, True)
+    assert (done.returncode, "No space left on device" in done.stderr) == (3, True)
 
 
 def test_one_wrong_bit_in_the_ledger_does_no_harm_in_silence(sound, shop, tmp_path):

@@ -64,14 +64,6 @@ def quota_without_unknowns(ledger: Ledger, *endings: Any) -> None:
                 ledger._debit(db, row.account, batch.endpoint, row.slot, -batch.rows)
 
 
-def in_doubt_and_planned_again(ledger: Ledger, *endings: Any) -> None:
-    """A batch whose first call may have arrived, and whose second one left nothing, counts as unsent."""
-    _settle(ledger, *endings)
-    with ledger.transaction() as db:
-        again = [ending.batch.id for ending in endings if ending.state is BatchState.PLANNED]
-        db.execute(sa.update(batches).where(batches.c.id.in_(again)).values(state=BatchState.PLANNED))
-
-
 def no_fence(ledger: Ledger, db: sa.Connection, account: str, fence: int) -> None:
     """Whoever once held the account goes on."""
 
@@ -162,7 +154,6 @@ BUGS: dict[str, list[Any]] = {
     "recovered as planned": [_on(Ledger, "recover", recovered_as_planned)],
     "quota without unknowns": [_on(Ledger, "settle", quota_without_unknowns)],
     "quota never asked": [_on(Ledger, "intend", quota_never_asked)],
-    "in doubt and planned again": [_on(Ledger, "settle", in_doubt_and_planned_again)],
     "no fence": [_on(Ledger, "_check_fence", no_fence)],
     "a lease for everybody": [_on(Ledger, "take_lease", a_lease_for_everybody)],
     "timeouts as not sent": [patch.dict(policy._OUTCOMES, {policy.OutcomeUnknown: AttemptOutcome.NOT_SENT})],
