@@ -44,6 +44,7 @@ bench: setup ## rows/s, processor time and memory of each step, and how much of 
 	$(BIN)/python tests/benchmarks/throughput.py --customers $(CUSTOMERS) --receipts $(RECEIPTS)
 	$(BIN)/python tests/benchmarks/pacing.py --seconds 30
 	$(BIN)/python tests/benchmarks/single.py
+	$(BIN)/python tests/benchmarks/delta.py
 
 soak: setup ## every kill, cut and schedule, many more examples, 10,000,000 customers; takes a day
 	PROFILE_ETL_SOAK=1 $(BIN)/python -m pytest --hypothesis-profile=soak

@@ -19,8 +19,8 @@ class Figures:
     """What is judged of a CRM export.
 
     `earlier` are the records of the last days that had some; `bad` the unparsable and quarantined ones, of which
-    `bad_share` is usual among those that were not `carried` forward; `known` the customers of whom the account was told before, and `flipped` those of them whom the
-    run would opt in or out against what the account has accepted.
+    `bad_share` is usual among those that were not `carried` forward; `known` the customers of whom the account was told
+    before, and `flipped` those of them whom the run would opt in or out against what the account has accepted.
     """
 
     records: int

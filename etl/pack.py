@@ -1,10 +1,11 @@
 """Pack: encodes the profiles, leaves out what the account knows already, and stages the exact bytes of every call.
 
 Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `fingerprint`, the opt-ins, `opt_out`: it
-is of a row in quarantine, and says nothing else; these come first), and for each plan of the run `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`,
-`fingerprint`, `memory`, the opt-ins, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of
-what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the generation of the account's state that it was made from; load has it made anew
-when the account has moved on.
+is of a row in quarantine, and says nothing else; these come first), and for each plan of the run `private/plan-NNN/`:
+`payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`, `fingerprint`, `memory`, the opt-ins,
+`size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of what is not sent),
+`calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the
+generation of the account's state that it was made from; load has it made anew when the account has moved on.
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@ from unittest.mock import patch
 
 import sqlalchemy as sa
 
-from etl import delta, load, pacing, policy, state
+from etl import delta, load, policy
 from etl.ledger import Ledger
 from etl.ledger.schema import accounts, attempts, batches
 from etl.model import AttemptOutcome, BatchState, Receipt
-from etl.pacing import Reservation
 
 _settle, _intend = Ledger.settle, Ledger.intend
 
@@ -102,11 +101,6 @@ def other_bytes(sender: Any, batch: Any) -> bytes:
 _payload = load._Sender._payload
 
 
-def no_pace(pace: Any, allowance: Any, rows: int, now: float) -> Any:
-    """Every call may leave at once."""
-    return pace, Reservation(rows=rows, at=now)
-
-
 def days_in_any_order(records: Any, known: Any, day: Any, **how: Any) -> Any:
     """What a later day has said does not count."""
     return _decide(
@@ -118,14 +112,6 @@ def days_in_any_order(records: Any, known: Any, day: Any, **how: Any) -> Any:
 
 
 _decide = delta.decide
-
-
-def doubts_forgotten(ledger: Any, found: Any) -> Any:
-    """That nobody knows what the vendor holds is not remembered."""
-    return _by_run(ledger, [batch for batch in found if batch.state is not BatchState.UNKNOWN])
-
-
-_by_run = state._by_run
 
 
 def old_data_again(ctx: Any, waiting: Any) -> Any:
@@ -160,8 +146,6 @@ BUGS: dict[str, list[Any]] = {
     "unknown as taken": [_on(load._Sender, "_failed", unknown_as_taken)],
     "half of a bisection": [_on(load._Sender, "_pieces", half_of_a_bisection)],
     "other bytes": [_on(load._Sender, "_payload", other_bytes)],
-    "no pace": [_on(pacing, "reserve", no_pace)],
     "days in any order": [_on(delta, "decide", days_in_any_order)],
-    "doubts forgotten": [_on(state, "_by_run", doubts_forgotten)],
     "old data again": [_on(load, "_left_in_doubt", old_data_again)],
 }
