@@ -38,7 +38,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## lint, types and the whole test suite, a process for each core
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 bench: setup ## rows/s, processor time and memory of each step, and how much of the allowed rate is used
 	$(BIN)/python tests/benchmarks/throughput.py --customers $(CUSTOMERS) --receipts $(RECEIPTS)

@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from etl.errors import Busy, ConfigError
+from etl.errors import Busy, ConfigError, LedgerError
 from etl.ledger.schema import paces
 from etl.ledger.store import Ledger
 from etl.model import Limits
@@ -256,7 +256,10 @@ def _key(account: str, endpoint: str) -> sa.ColumnElement[bool]:
 
 
 def _pace(row: sa.Row[Any]) -> Pace:
-    recent = tuple((float(moment), int(rows)) for moment, rows in json.loads(row.recent))
+    try:
+        recent = tuple((float(moment), int(rows)) for moment, rows in json.loads(row.recent))
+    except (ValueError, TypeError):
+        raise LedgerError(f"the ledger is damaged: the pace of {row.endpoint} is not one. Nothing is sent") from None
     return Pace(
         full_at=row.full_at,
         next_call_at=row.next_call_at,

@@ -39,6 +39,7 @@ def test_nothing_is_sent_without_a_ledger(shop, tmp_path, fault):
     before = len(shop.calls())
     done = shop("run", "crm_to_batch", "--date", day, PROFILE_ETL_LEDGER=url)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "profile-etl: the ledger does not work (" in done.stderr
+    assert "profile-etl: the ledger " in done.stderr
+    assert "Nothing more is sent without it" in done.stderr
     assert len(shop.calls()) == before
-    assert "FAIL  ledger: the ledger does not work (" in shop("doctor", PROFILE_ETL_LEDGER=url).stdout
+    assert "FAIL  ledger: the ledger " in shop("doctor", PROFILE_ETL_LEDGER=url).stdout
