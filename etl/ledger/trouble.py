@@ -20,7 +20,7 @@ _SQLITE = {
     "SQLITE_READONLY": "cannot be written: see whose file it is, and its folder",
     "SQLITE_PERM": "cannot be written: see whose file it is, and its folder",
     "SQLITE_CANTOPEN": "cannot be opened: see whether its folder is there, and whose it is",
-    "SQLITE_FULL": "finds no room on its disk: make some",
+    "SQLITE_FULL": "finds no room on its disk: make some, and run it again",
     "SQLITE_BUSY": "is held by another process all the time: see which one, and run it again",
     "SQLITE_IOERR": "cannot be read or written: its disk reports an error, or is full",
 }

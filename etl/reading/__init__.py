@@ -6,6 +6,7 @@ Each format has a module. `bytestream` and `records` lie below them and know not
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,7 +36,8 @@ class Reader(Account):
         else:
             texts = read_text(self.path, self.layout, self, gzipped=self.format == "csv.gz")
             read_records = read_ndjson if self.format == "ndjson" else read_delimited
-            yield from read_records(texts, self.layout, self)
+            with closing(texts):  # also when a later stage refuses the file, whoever holds the error then
+                yield from read_records(texts, self.layout, self)
         if not self.records:
             self.notice("no_records", f"{self.layout.name} holds no records")
 

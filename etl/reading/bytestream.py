@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +19,7 @@ _RATIO_GRACE = 100 << 20
 _UNPACKED_CAP = 50 << 30
 
 
-def read_text(path: Path, layout: Layout, account: Account, *, gzipped: bool) -> Iterator[bytes]:
+def read_text(path: Path, layout: Layout, account: Account, *, gzipped: bool) -> Generator[bytes]:
     """The file as blocks of valid UTF-8 without BOM, each of which ends with a line feed.
 
     The file is read in pieces that no longer line fits into, and no line is collected beyond the record cap: of a longer

@@ -26,10 +26,11 @@ HEADER = "customer_id,email,phone,city,updated_at"
 
 @dataclass(frozen=True)
 class Shop:
-    """An installation: folders, an account at an emulator, and the command."""
+    """An installation: folders, an account at an emulator, and the command, which a process may start through others."""
 
     root: Path
     url: str
+    through: tuple[str, ...] = ()
 
     @property
     def work(self) -> Path:
@@ -61,8 +62,9 @@ class Shop:
         self, *arguments: str, environment: dict[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """Starts the command."""
+        command = (*self.through, *COMMAND, *arguments)
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-        return subprocess.Popen((*COMMAND, *arguments), env=environment or self.environment(), **options)
+        return subprocess.Popen(command, env=environment or self.environment(), **options)
 
     def process(self, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
         """Runs the command to its end, as a process of its own."""

@@ -7,7 +7,6 @@ import random
 import shutil
 import sqlite3
 import stat
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -146,7 +145,7 @@ def test_a_ledger_that_may_only_be_read_sends_nothing(copy):
     assert (done.returncode, "cannot be written" in done.stderr) == (3, True)
     (folder / "ledger.db").chmod(0o444)
     folder.chmod(0o555)
-    done = _as_an_ordinary_user(copy, *RUN, PROFILE_ETL_LEDGER=f"sqlite:///{folder}/ledger.db")
+    done = _of_an_ordinary_user(copy).process(*RUN, PROFILE_ETL_LEDGER=f"sqlite:///{folder}/ledger.db")
     folder.chmod(0o755)
     assert done.returncode == 3
     assert "see whose file it is" in done.stderr or "see whether its folder is there, and whose it is" in done.stderr
@@ -154,14 +153,13 @@ def test_a_ledger_that_may_only_be_read_sends_nothing(copy):
     assert len(copy.calls()) == calls
 
 
-def _as_an_ordinary_user(shop, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    """The command, without root's right to pass over the rights of files."""
-    command = ("profile-etl", *arguments)
-    if os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("root passes over the rights of files, and there is no setpriv to take that away")
-        command = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *command)
-    return subprocess.run(command, env=shop.environment(**changes), capture_output=True, text=True, check=False)
+def _of_an_ordinary_user(shop):
+    """Whose processes are without root's right to pass over the rights of files."""
+    if os.geteuid() != 0:
+        return shop
+    if shutil.which("setpriv") is None:
+        pytest.skip("root passes over the rights of files, and there is no setpriv to take that away")
+    return replace(shop, through=("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"))
 
 
 def test_a_ledger_on_a_network_file_system_sends_nothing(copy, monkeypatch):

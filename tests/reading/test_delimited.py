@@ -1,6 +1,7 @@
 """CSV: legal text is read as Python's csv module reads it; bad records stand aside alone, with their line numbers."""
 
 import csv
+import gc
 import io
 import random
 from dataclasses import dataclass
@@ -268,6 +269,18 @@ def test_many_broken_quotes_take_linear_time(read):
     for line in (b'x","y\n', b'"\n', b'","\n', b'1,"a""\n', b'"""",\n', b',"\n'):
         result = read(b"a,b\n" + line * 40_000)
         assert result.reader.records == len(result.rows) + len(result.unparsable)
+
+
+def test_a_refused_file_is_closed_at_once(tmp_path):
+    """While somebody still holds the error, whose traceback holds the reader."""
+    path = tmp_path / "export.csv"
+    path.write_bytes(b"b,c\n1,2\n")
+    reader = read_export_file(path, format="csv", columns={}, wanted=["a"], required=["a"], name="crm.csv")
+    with pytest.raises(ExportError) as held:
+        list(reader)
+    assert held.value.code == "header_missing_column"
+    opened = [file for file in gc.get_objects() if isinstance(file, io.BufferedReader) and file.name == str(path)]
+    assert [file for file in opened if not file.closed] == []
 
 
 def test_public_function_reads_lazily(tmp_path):

@@ -31,6 +31,8 @@ class FaultyDisk:
     @contextmanager
     def spinning(self) -> Iterator[None]:
         """Everything that the steps write goes over this disk: files by Python and by polars, folders, moves, commits."""
+        by_sqlite = sqlite3.OperationalError("database or disk is full")
+        by_sqlite.sqlite_errorname = "SQLITE_FULL"
         by_python = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         by_polars = pl.exceptions.ComputeError(f"parquet: underlying IO error: {FULL}")
         writes = [
@@ -43,7 +45,7 @@ class FaultyDisk:
             (tempfile, "mkdtemp", by_python),
             (pl.DataFrame, "write_ipc", OSError(FULL)),
             (pl.DataFrame, "write_parquet", by_polars),
-            (DefaultDialect, COMMIT, sqlite3.OperationalError("database or disk is full")),
+            (DefaultDialect, COMMIT, by_sqlite),
         ]
         patches = [patch.object(owner, name, self._failing(owner, name, error)) for owner, name, error in writes]
         for each in patches:
