@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,7 @@ from etl.packing import Encoded, pack
 from etl.run import RunContext
 from etl.state import load_state
 from etl.transform import step as transform
+from etl.turns import Turns, turn
 from etl.validate import days_of_rows
 
 RECORDS = "private/records"
@@ -157,8 +159,9 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     with ctx.work.staged(folder, first_wins=True) as path:
         path.mkdir()
         room = _room(ctx, chosen, limit)
-        refreshes = max(0, room.rows - counted.changed)  # they never take the place of what has changed
-        writer = _Stage(ctx=ctx, path=path, endpoint=chosen.endpoint, room=room, refreshes=refreshes)
+        writer = _Stage(
+            ctx=ctx, path=path, endpoint=chosen.endpoint, room=room, turns=Turns.of(counted.turns, room.rows)
+        )
         for number, part in decided(None):
             writer.add(number, part)
         writer.finish()
@@ -192,23 +195,26 @@ _Decisions = Callable[[list[str] | None], Iterator[tuple[int, pl.DataFrame]]]
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """How many records are wanted, how many of these have changed, and how many are not sure to be at the vendor."""
+    """How many records are wanted, in each turn, and how many of them are not sure to be at the vendor."""
 
-    wanted: int
-    changed: int
+    turns: Mapping[int, int]
     unconfirmed: int
+
+    @property
+    def wanted(self) -> int:
+        return sum(self.turns.values())
 
 
 def _counted(ctx: RunContext, small: Destination, decided: Iterator[tuple[int, pl.DataFrame]]) -> _Counted:
     today = datetime.fromtimestamp(ctx.ledger.now(), UTC).date()
     alive = today - timedelta(days=small.limits.profile_days or 0)
-    rows = changed = unconfirmed = 0
+    turns: Counter[int] = Counter()
+    unconfirmed = 0
     for _, part in decided:
         wanted = _wanted(part)
-        rows += wanted.height
-        changed += wanted["bucket"].null_count()
+        turns.update(dict(wanted.group_by("turn").len().iter_rows()))
         unconfirmed += wanted.filter((pl.col("confirmed_on") > alive).fill_null(value=False).not_()).height
-    return _Counted(rows, changed, unconfirmed)
+    return _Counted(turns, unconfirmed)
 
 
 def _choose(
@@ -283,12 +289,12 @@ def _decided(
                 bucket=pl.when(reason.is_not_null()).then(bucket).otherwise("bucket"),
                 code=pl.coalesce("reason", "code"),
                 due=pl.col("due") & reason.is_null(),
-            ),
+            ).with_columns(turn=turn(by_waiting=ctx.options.limit is None)),
         )
 
 
 def _wanted(part: pl.DataFrame) -> pl.DataFrame:
-    return part.filter(pl.col("bucket").is_null() | pl.col("due"))
+    return part.filter(pl.col("turn").is_not_null())
 
 
 def _settled_rows(ctx: RunContext) -> pl.Series:
@@ -333,7 +339,7 @@ class _Stage:
     path: Path
     endpoint: Destination
     room: _Room
-    refreshes: int
+    turns: Turns
     calls: list[tuple[str, int, int, int, int]] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
     offset: int = 0
@@ -345,16 +351,17 @@ class _Stage:
     _open: pl.Series = field(default_factory=lambda: pl.Series("record", [], dtype=pl.String))
 
     def add(self, number: int, part: pl.DataFrame) -> None:
-        turn = pl.col("due").cum_sum() + self.refreshed
-        part = part.with_columns(due=pl.col("due") & (turn <= self.refreshes))
-        self.refreshed += int(part["due"].sum())
         wanted = _wanted(part)
         self.known += part["flips"].count()
         self.flipped += wanted.filter("flips").height
-        left = min(wanted.height, max(0, self.room.rows - self.taken))
-        sent, late = wanted.head(left), wanted.slice(left)
-        deferred = late.with_columns(bucket=pl.lit(Bucket.DEFERRED.value), code=pl.lit(self.room.code))
-        kept = pl.concat([part.filter(pl.col("bucket").is_not_null() & ~pl.col("due")), deferred])
+        goes = self.turns.take(part["turn"])
+        sent, stays = part.filter(goes), part.filter(~goes)
+        self.refreshed += int(sent["due"].sum())
+        is_late = pl.col("bucket").is_null()
+        kept = stays.with_columns(
+            bucket=pl.col("bucket").fill_null(Bucket.DEFERRED.value),
+            code=pl.when(is_late).then(pl.lit(self.room.code)).otherwise("code"),
+        )
         if kept.height:
             # What is as before has been sent as it says, or, of an opt-out, with more.
             columns = ("row", "key", "sent", "bucket", "code")

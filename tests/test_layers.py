@@ -34,6 +34,7 @@ FLOORS = (
         "etl.corrections",
         "etl.calendar",
         "etl.gates",
+        "etl.turns",
         "etl.parts",
         "etl.policy",
         "etl.run",
