@@ -23,7 +23,7 @@ from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion, Destination
 from etl.ends import batch_rows, plan_folder, references, rows_of
 from etl.errors import Busy, DeliveryError, EtlError, NotSent, Throttled
-from etl.ledger import LEASE_S, Ending, LostLeaseError, QuotaSpentError, batch_id, submissions_since
+from etl.ledger import LEASE_S, QUOTA_PATIENCE_S, Ending, LostLeaseError, QuotaSpentError, batch_id, submissions_since
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
 from etl.pacing import Allowance, Pacer, Reservation
 from etl.pack import Manifest, batches, current_plan, manifest, stage
@@ -205,6 +205,7 @@ class _Sender:
         for attempt in earlier:
             self._count(attempt.batch, attempt.outcome)
         self._sent, self._planned = 0, rows
+        self._quota_at = 0.0  # from then on the quota has room again
         self._queue: list[_Due] = []
         self._reserved: tuple[Batch, Reservation] | None = None
         self._under_way: dict[Future[_Ended], _Call] = {}
@@ -278,7 +279,12 @@ class _Sender:
         ready = self._ready(most)
         payloads = [self._payload(batch) for batch, _ in ready]
         now = self._ledger.now()
-        numbers = self._intend([batch for batch, _ in ready]) if ready else []
+        try:
+            numbers = self._intend([batch for batch, _ in ready]) if ready else []
+        except QuotaSpentError as spent:
+            if not self._ctx.patience_s or spent.wait > QUOTA_PATIENCE_S:
+                raise
+            numbers, self._quota_at = [], now + spent.wait
         for batch, _ in ready[len(numbers) :]:
             self._enqueue(batch, 0.0)
         return [
@@ -289,7 +295,7 @@ class _Sender:
     def _ready(self, most: int) -> list[tuple[Batch, Reservation]]:
         """The batches that may leave now; the first one that may not keeps its reservation."""
         ready: list[tuple[Batch, Reservation]] = []
-        while len(ready) < most:
+        while len(ready) < most and self._ledger.now() >= self._quota_at:
             if self._reserved is None:
                 if not self._queue or self._queue[0][0] > self._ledger.now():
                     break
@@ -309,7 +315,7 @@ class _Sender:
         """Waits until the next batch may leave, or for an answer, whichever is first."""
         seconds = None
         if self._stopped is None and (self._queue or self._reserved) and len(self._under_way) < self._slots:
-            moment = self._reserved[1].at if self._reserved else self._queue[0][0]
+            moment = max(self._reserved[1].at if self._reserved else self._queue[0][0], self._quota_at)
             seconds = max(0.0, moment - self._ledger.now())
         if self._under_way:
             calls.wait(self._under_way, seconds or None)
@@ -419,8 +425,12 @@ class _Sender:
         """These errors end the run in good order: what is under way is brought to its end."""
         try:
             yield
-        except (Busy, QuotaSpentError, LostLeaseError) as error:
-            self._stop(_STOPS[type(error)], error.wait if isinstance(error, Busy) else None)
+        except LostLeaseError:
+            self._stop("lease_lost")
+        except Busy as error:
+            self._stop("throttled", error.wait)
+        except QuotaSpentError as error:
+            self._stop("quota", error.wait if error.wait <= QUOTA_PATIENCE_S else None)
 
     def _count(self, batch: str, outcome: AttemptOutcome) -> int:
         self._tries[batch, outcome] = self._tries.get((batch, outcome), 0) + 1
@@ -486,9 +496,6 @@ class _Sender:
                 )
             )  # fmt: skip
         return pieces
-
-
-_STOPS: dict[type[EtlError], str] = {Busy: "throttled", QuotaSpentError: "quota", LostLeaseError: "lease_lost"}
 
 
 def _of_this_call(receipt: Receipt, batch: Batch) -> list[RowCode]:

@@ -31,7 +31,7 @@ from etl.destinations import Chosen, choose, connect_all
 from etl.destinations.base import AwaitsCompletion, Destination
 from etl.ends import plan_folder, rows_of
 from etl.identity import resolved, shared_identities
-from etl.ledger.store import batch_id
+from etl.ledger import QUOTA_PATIENCE_S, batch_id
 from etl.model import Batch, Bucket
 from etl.pacing import Allowance
 from etl.packing import Encoded, pack
@@ -327,8 +327,9 @@ def _room(ctx: RunContext, chosen: Chosen, limit: int) -> _Room:
     if limits.quota is None:
         return asked
     share = int(limits.quota * (1 - ctx.connection.headroom))
-    used = ctx.ledger.used(ctx.connection.account, chosen.endpoint.name, limits.quota_hours)
-    return min(asked, _Room(max(0, share - used), "quota"), key=lambda room: room.rows)
+    held = ctx.ledger.held(ctx.connection.account, chosen.endpoint.name, limits.quota_hours)
+    stays = sum(rows for until, rows in held if until > ctx.ledger.now() + QUOTA_PATIENCE_S)
+    return min(asked, _Room(max(0, share - stays), "quota"), key=lambda room: room.rows)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,29 +12,30 @@ from etl.calendar import calendar
 from etl.plan import as_text
 
 MONDAY = date(2026, 3, 2)
-HOUR, DAY = 3_600, 86_400
+SLICE, HOUR, DAY = 300, 3_600, 86_400
 
 
 @given(
     st.integers(0, 200),
     st.integers(1, 40),
     st.sampled_from([1, 12, 23, 24, 36, 72]),
-    st.lists(st.tuples(st.integers(0, 3 * DAY), st.integers(0, 60)), max_size=5),
-    st.integers(0, 10 * DAY),
+    st.lists(st.tuples(st.integers(0, 3 * 24 * 60).map(lambda m: m * 60), st.integers(0, 60)), max_size=5),
+    st.integers(0, 10 * 24 * 12).map(lambda slot: slot * SLICE),
 )
 def test_all_rows_go_as_early_as_the_quota_lets_them(rows, quota, hours, held, now):
-    """No window holds more than the quota beside what it held already, nothing is left, and no day could take one more."""
-    sent = list(calendar(rows, quota=quota, quota_hours=hours, held=[(now + s, n) for s, n in held], now=now))
-    assert sum(sent) == rows
-    for number, today in enumerate(sent):
-        at = now + number * DAY
-        before = sum(n for s, n in held if now + s > at)
-        # A row counts for its hours, and for five to ten minutes more.
-        surely = sum(n for back, n in enumerate(reversed(sent[:number]), 1) if back * DAY <= hours * HOUR + 300)
-        perhaps = sum(n for back, n in enumerate(reversed(sent[:number]), 1) if back * DAY <= hours * HOUR + 600)
-        assert today == 0 or before + surely + today <= quota
-        is_last = number == len(sent) - 1
-        assert is_last or today == quota - min(quota, before + perhaps)
+    """Each day gives what a run would send that looks every minute of its first hour, and nothing is left."""
+    held = [(now + s, n) for s, n in held]
+    told = list(calendar(rows, quota=quota, quota_hours=hours, held=held, now=now))
+    assert sum(told) == rows
+    for sent in told:
+        before = rows
+        for at in range(now, now + HOUR + 1, 60):
+            some = min(rows, max(0, quota - sum(n for until, n in held if until > at)))
+            rows -= some
+            # A row counts for its hours, and for the rest of its slice of five minutes and one more.
+            held.append(((at // SLICE + 2) * SLICE + hours * HOUR, some))
+        assert sent == before - rows
+        now += DAY
 
 
 def test_a_quota_of_nothing_has_no_calendar():
@@ -44,7 +45,7 @@ def test_a_quota_of_nothing_has_no_calendar():
 
 def test_the_days_are_those_of_the_plan(install, emulator):
     """What a run of each day delivers is what the first day's plan said, and in the end everybody is as the export says."""
-    account = install(emulator.url, extra={"limits": {"batch_update": {"quota": 40, "quota_hours": 23}}})
+    account = install(emulator.url, extra={"limits": {"batch_update": {"quota": 40}}})
     account.land(100)
     told = pipeline.prepare(account.context(run_id="plan-1", dry_run=True))
     assert told["days"] == [40, 40, 20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -139,6 +140,26 @@ def test_rows_beyond_the_quota_are_deferred_by_name(install, emulator):
     scarce.clock.now += 24.2 * 3600
     assert ends(scarce.run()) == {"unchanged": 70, "accepted": 25}
     assert emulator.duplicates() == 0
+
+
+@pytest.mark.parametrize("patience_s", [0, 600])
+def test_a_run_at_the_same_hour_waits_for_what_yesterdays_gives_back(install, emulator, patience_s):
+    """Yesterday's rows count a little longer than 24 hours: nothing is put off for that, and nothing goes too early."""
+    scarce = install(emulator.url, extra={"limits": {"batch_update": {"rows_per_call": 10, "quota": 40}}})
+    scarce.land(100)
+    scarce.run()
+    began = scarce.clock.now = scarce.clock.now + 24 * 3600
+    ctx = replace(scarce.context(run_id="cli-2"), patience_s=patience_s)
+    report = pipeline.run(ctx)
+    if not patience_s:  # as a task does that frees its worker
+        loaded = ctx.result("load")
+        assert (ends(report), loaded["stopped"]) == ({"unchanged": 40, "not_sent": 40, "deferred": 20}, "quota")
+        scarce.clock.now += loaded["wait"]
+        report = pipeline.run(ctx)
+    assert ends(report) == {"unchanged": 40, "accepted": 40, "deferred": 20}
+    assert 0 < scarce.clock.now - began < 3600
+    calls = [(attempt.started_at, 10) for run in ctx.ledger.runs() for attempt in ctx.ledger.attempts(run.run)]
+    assert max(sum(rows for at, rows in calls if start <= at < start + 24 * 3600) for start, _ in calls) == 40
 
 
 def test_quota_that_failed_calls_used_up_is_never_exceeded(install, emulator):

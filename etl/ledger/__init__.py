@@ -3,6 +3,7 @@
 from etl.ledger.jobs import Job, claim_due, codes_of, counts_of, give_back, note_poll, open_jobs, submissions_since
 from etl.ledger.lease import LEASE_S, lease
 from etl.ledger.store import (
+    QUOTA_PATIENCE_S,
     Account,
     Attempt,
     Ending,
@@ -16,6 +17,7 @@ from etl.ledger.store import (
 
 __all__ = [
     "LEASE_S",
+    "QUOTA_PATIENCE_S",
     "Account",
     "Attempt",
     "Ending",

@@ -7,6 +7,7 @@ transaction; what must be true together is written together.
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 import threading
 import time
@@ -25,6 +26,8 @@ from etl.ledger.trouble import mount_table, network_file_system, trouble
 from etl.model import AttemptOutcome, Batch, BatchState, RowCode
 
 QUOTA_SLICE_S = 300
+# A daily run begins just before yesterday's rows fall out of a window of 24 hours: it waits for that.
+QUOTA_PATIENCE_S = 3_600.0
 _MANY = 10_000
 # Some attempt of a batch may have arrived, whatever became of the others.
 _IN_DOUBT = sa.exists().where(
@@ -308,7 +311,9 @@ class Ledger:
             self._check_fence(db, account, fence)
             slot = int(now // QUOTA_SLICE_S)
             if quota is not None and self._used(db, account, endpoint, quota_hours, now) + rows > quota:
-                raise QuotaSpentError(f"the quota of {quota:,} rows in {quota_hours:g} hours is used up")
+                free_at = room_at(self.held(account, endpoint, quota_hours), quota - rows)
+                message = f"the quota of {quota:,} rows in {quota_hours:g} hours is used up"
+                raise QuotaSpentError(message, wait=free_at - now)
             waiting = batches.c.id.in_(ids) & batches.c.state.in_([BatchState.PLANNED, BatchState.UNKNOWN])
             numbers = {
                 row.id: row.attempts + 1
@@ -553,7 +558,11 @@ class Ledger:
 
 
 class QuotaSpentError(EtlError):
-    """The rows of a batch do not fit into the rolling quota now."""
+    """The rows of a batch do not fit into the rolling quota now, but in `wait` seconds, if others send nothing."""
+
+    def __init__(self, message: str, *, wait: float) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 def _oldest_slot(now: float, hours: float) -> int:
@@ -564,6 +573,17 @@ def _oldest_slot(now: float, hours: float) -> int:
 def quota_until(moment: float, hours: float) -> float:
     """Until when a row counts against a rolling quota that is sent at a moment."""
     return (moment // QUOTA_SLICE_S + 2) * QUOTA_SLICE_S + hours * 3600
+
+
+def room_at(held: Iterable[tuple[float, int]], most: int) -> float:
+    """From which moment on no more than `most` of the rows that count are left; `held` is as Ledger.held says."""
+    by_moment = sorted(held)
+    left = sum(rows for _, rows in by_moment)
+    for until, rows in by_moment:
+        left -= rows
+        if left <= most:
+            return until
+    return math.inf
 
 
 def batch_id(run: str, plan: int, ordinal: str, sha256: str) -> str:

@@ -122,7 +122,12 @@ def _send(ledger, now, calls, quota, hours):
         now[0] += pause
         try:
             (n,) = ledger.intend([batch], account="a", fence=fence, quota=quota, quota_hours=hours)
-        except QuotaSpentError:
+        except QuotaSpentError as spent:
+            refused_at = now[0]
+            for later, fits in ((spent.wait - 1, False), (spent.wait, True)):
+                now[0] = refused_at + later
+                assert (ledger.used("a", "e", hours) + rows <= quota) is fits
+            now[0] = refused_at
             continue
         if outcome is not AttemptOutcome.NOT_SENT:
             yield now[0] + late, rows
