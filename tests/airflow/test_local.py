@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -153,28 +153,47 @@ def test_a_manual_run_obeys_its_params(local: Local, scheduled: dict[str, Any]) 
     assert report["balanced"]
 
 
-def test_a_backfill_of_three_days_balances_and_never_overwrites_a_newer_day(
-    local: Local, scheduled: dict[str, Any]
-) -> None:
-    """By the command of the documentation; profiles that a newer day has delivered are superseded, none is sent."""
-    last = date.fromisoformat(scheduled["date"])
-    days = [str(last - timedelta(days=back)) for back in (3, 2, 1)]
+def test_a_backfill_beside_a_daily_run_leaves_what_the_newest_day_says(local: Local, scheduled: dict[str, Any]) -> None:
+    """By the command of the documentation, backwards, while a newer day's run goes on; a day without an export fails alone.
+
+    What arrives for that day later is taken by running it again: what newer days speak of is superseded, and never sent.
+    """
+    dag, last = "crm_to_batch", date.fromisoformat(scheduled["date"])
+    newest, (missing, *days) = last + timedelta(days=1), (str(last - timedelta(days=back)) for back in (3, 2, 1))
+    landed, hidden = local.home / "landing" / "crm" / missing, local.home / "late"
+    landed.rename(hidden)
+    known = local.vendor("profiles?vendor=batch")["profiles"]
+    movers = sorted(key for key, profile in known.items() if profile["attributes"].get("city"))[:5]
+    _land(local.home / "landing" / "crm" / str(newest), movers, city="Ushuaia", updated_at=f"{newest}T05:00:00Z")
     done = subprocess.run(
         [
-            *(Path(sys.executable).with_name("airflow"), "backfill", "create", "--dag-id", "crm_to_batch"),
-            *("--from-date", f"{days[0]}T00:00", "--to-date", f"{days[-1]}T23:59", "--max-active-runs", "3"),
+            *(Path(sys.executable).with_name("airflow"), "backfill", "create", "--dag-id", dag, "--run-backwards"),
+            *("--from-date", f"{missing}T00:00", "--to-date", f"{days[-1]}T23:59", "--max-active-runs", "3"),
         ],
         env=os.environ | _settings(local.home), check=False, timeout=60, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert {run["state"] for run in local.ended(3, "backfill")} == {"success"}
-    reports = local.reports("backfill")
-    assert [report["date"] for report in reports] == days
-    for report in reports:
-        assert report["balanced"]
-        assert report["exit_code"] in {0, 1}
+    conf = {"date": str(newest), "accept_volume": True}
+    daily = local.api(f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
+    backfilled = {run["logical_date"][:10]: run for run in local.ended(3, "backfill")}
+    assert local.end_of(dag, daily) == "success"
+    (moved,) = (report for report in local.reports("manual") if report["date"] == str(newest))
+    assert (moved["rows"]["accepted"], moved["balanced"]) == (5, True)
+    assert {day: run["state"] for day, run in backfilled.items()} == dict.fromkeys(days, "success") | {
+        missing: "failed"
+    }
+    hidden.rename(landed)
+    again = {"dag_run_id": backfilled[missing]["dag_run_id"], "dry_run": False, "only_failed": False}
+    local.api(f"/dags/{dag}/clearTaskInstances", again | {"reset_dag_runs": True})
+    assert local.end_of(dag, again["dag_run_id"]) == "success"
+    for report in (reports := local.reports("backfill")):
+        assert (report["balanced"], report["rows"]["accepted"], report["exit_code"] in {0, 1}) == (True, 0, True)
         assert report["rows"]["superseded"] > 0
-        assert report["rows"]["accepted"] == 0
+    assert [report["date"] for report in reports] == [missing, *days]
+    held = local.vendor("profiles?vendor=batch")["profiles"]
+    assert {key for key, profile in held.items() if profile["attributes"].get("city") == "Ushuaia"} == {*movers}
+    same = known.keys() - movers
+    assert {key: held[key]["attributes"] for key in same} == {key: known[key]["attributes"] for key in same}
 
 
 def test_the_triggerer_stays_with_batches_until_the_vendor_has_ended_them(local: Local) -> None:
@@ -296,7 +315,7 @@ def test_a_taken_port_is_said_and_nothing_is_started(local: Local, tmp_path: Pat
     assert not (tmp_path / "h").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_a_signal_leaves_no_process_behind(start: Callable[[], Local], number: signal.Signals) -> None:
     """Ctrl-C and kill both end everything, also what Airflow puts into groups of its own."""
     running = start()
@@ -307,6 +326,14 @@ def test_a_signal_leaves_no_process_behind(start: Callable[[], Local], number: s
     gone, alive = psutil.wait_procs(family, timeout=1)
     assert alive == []
     assert len(gone) > 8
+
+
+def _land(folder: Path, customers: Sequence[str], **values: str) -> None:
+    """The CRM export of a day, of the columns that all of its customers have in common."""
+    folder.mkdir()
+    common = ",".join(values.values())
+    rows = [f"{key},c{number}@example.org,{common}" for number, key in enumerate(customers)]
+    (folder / "customers.csv").write_text("\n".join([f"customer_id,email,{','.join(values)}", *rows, ""]))
 
 
 def _starter(folders: pytest.TempPathFactory) -> Iterator[Callable[[], Local]]:

@@ -283,7 +283,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@hypothesis_settings(max_examples=3000)
+@hypothesis_settings(max_examples=1500)
 @given(st.lists(PIECES | st.text(max_size=3), max_size=8), st.sampled_from(OWN_HOSTS), st.booleans())
 def test_all_readers_of_addresses_agree_on_what_is_asked(pieces, own, start):
     """The one that the client connects with, and the standard library's: the same host, on the list, and no user."""
