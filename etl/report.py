@@ -188,6 +188,7 @@ WORDS = SENTENCES | {
 }
 _STOPS = {
     "awaiting": "the vendor still works on earlier batches; run it again when they are done",
+    "quota": "the quota is used up for now",
     "stopped": "told to stop (Ctrl-C or SIGTERM)",
     "throttled": "the vendor asked for a long pause",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,9 @@ class LookingSensor(BaseSensorOperator):
         self.sync = sync
         self.deferrable = deferrable
 
+    @abstractmethod
     def look(self, context: Context) -> Look:
         """One look."""
-        raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Airflow's way in."""

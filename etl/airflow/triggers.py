@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import closing
 from datetime import date
@@ -47,9 +48,9 @@ class LookingTrigger(BaseTrigger):
             self.log.warning("%s while asking; the worker looks into it", failed)
         yield TriggerEvent({"failed": failed, "asked": looks})  # type: ignore[no-untyped-call]
 
+    @abstractmethod
     async def look(self) -> float | None:
         """One look: seconds until the next one, None when the wait is over. What takes its time does so in a thread."""
-        raise NotImplementedError
 
 
 class BatchTrigger(LookingTrigger):
