@@ -195,10 +195,10 @@ class AdobeBulk(_Endpoint):
         job = answers.status_url(given, self.account.host)
         return Receipt(request_id=answer.request_id, job=job, code=None if job else "status_url_refused")
 
-    def said(self, record: bytes) -> dict[str, Any]:
-        """The attributes of a row that have a value."""
-        cells = record.decode().split(",")[1:]
-        return {name: unquote(cell) for name, cell in zip(self.attributes, cells, strict=False) if cell}
+    def said(self, record: bytes, head: bytes) -> dict[str, Any]:
+        """The attributes of a row that have a value, by the names in the first line of its file."""
+        names, cells = (line.decode().strip().split(",")[1:] for line in (head, record))
+        return {name: unquote(cell) for name, cell in zip(names, cells, strict=True) if cell}
 
     def poll(self, job: str) -> BatchStatus:
         """One question about a batch; raises a DeliveryError where neither a status nor a clear "no" came back."""
@@ -268,7 +268,7 @@ class AdobeSingle(_Endpoint):
     def _says_nothing(self) -> pl.Expr:
         return pl.col("record").str.ends_with("," * len(self.attributes))
 
-    def said(self, record: bytes) -> dict[str, Any]:
+    def said(self, record: bytes, _head: bytes) -> dict[str, Any]:
         """The attributes of a form."""
         fields = parse_qsl(record.decode(), strict_parsing=True)
         return {name.removeprefix("profile."): value for name, value in fields if name.startswith("profile.")}

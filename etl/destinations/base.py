@@ -110,8 +110,8 @@ class ReadsBack(Protocol):
     def questions_per_minute(self) -> float:
         """How many requests of an audit the vendor may get."""
 
-    def said(self, record: bytes) -> dict[str, Any]:
-        """The attributes that a record has set, by the names that `held` gives them."""
+    def said(self, record: bytes, head: bytes) -> dict[str, Any]:
+        """The attributes that a record has set, by the names that `held` gives them; `head` is what its payload begins with."""
 
     def held(
         self, keys: Collection[str], attributes: Collection[str], pace: Callable[[], None]

@@ -155,7 +155,7 @@ class BatchEndpoint:
         """What the vendor allows of all calls that are no updates."""
         return float(documented()[self.name]["questions_per_minute"]["value"])
 
-    def said(self, record: bytes) -> dict[str, Any]:
+    def said(self, record: bytes, _head: bytes) -> dict[str, Any]:
         """The attributes of an operation, by their plain names."""
         return _plain(json.loads(record)["attributes"])
 
