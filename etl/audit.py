@@ -152,10 +152,11 @@ def _said(
             file.seek(batch.offset)
             payload = file.read(batch.size)
         sizes = batch_rows(ctx.work, batch)["size"].to_list()
-        records = destination.envelope.of(payload, sizes).split(payload, sizes)
+        envelope = destination.envelope.of(payload, sizes)
+        records = envelope.split(payload, sizes)
         for key, index in group.select("key", "index").iter_rows():
             assert isinstance(destination, ReadsBack)  # noqa: S101  (audit has looked)
-            yield key, destination.said(records[index])
+            yield key, destination.said(records[index], envelope.prefix)
 
 
 def _held(

@@ -154,14 +154,15 @@ def _summary(report: RunReport) -> Iterable[_Markup]:
     if not report.rows["records_in"] and report.exit_code:
         yield _tag("p", "Nothing was sent.")
     yield _tag("p", next_step(report))
-    if report.optouts_sent:
-        yield _tag(
-            "p", f"{report.optouts_sent:,} opt-outs of rows in quarantine were sent, and nothing else of these rows."
-        )
-    if report.duplicates_possible:
-        yield _tag(
-            "p", f"{report.duplicates_possible:,} rows may have been delivered twice: their first outcome is unknown."
-        )
+    beside = (
+        (report.carried, "of the CRM records were carried forward from earlier exports."),
+        (report.absent, "customers of the last day that was run are absent from this export."),
+        (report.optouts_sent, "opt-outs of rows in quarantine were sent, and nothing else of these rows."),
+        (report.duplicates_possible, "rows may have been delivered twice: their first outcome is unknown."),
+    )
+    for count, said in beside:
+        if count:
+            yield _tag("p", f"{count:,} {said}")
 
 
 def _ends(counts: Mapping[str, int], when: str, sentences: Mapping[str, str]) -> Iterable[_Markup | None]:

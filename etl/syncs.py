@@ -176,7 +176,11 @@ def read_syncs(path: Path) -> dict[str, Sync]:
         parts: dict[str, Any] = dict(exports)
         if "normalise" in table:
             parts["normalise"] = Normalise(**_settings(table["normalise"], Normalise, f"{where}, normalise"))
-        found[name] = Sync(**_settings({"name": name, **table, **parts}, Sync, where))
+        settings = _settings({"name": name, **table, **parts}, Sync, where)
+        try:
+            found[name] = Sync(**settings)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
     return found
 
 
@@ -188,8 +192,12 @@ def _settings(table: object, kind: type[Sync | Export | Normalise], where: str) 
     for name, value in table.items():
         if name not in known:
             raise ConfigError(f"{where}: there is no setting {name!r}; there are: {', '.join(known)}")
-        if not isinstance(value, _KINDS.get(known[name], object)):
+        kind_of_value = _KINDS.get(known[name], object)
+        if not isinstance(value, kind_of_value) or (isinstance(value, bool) and known[name] in {"int", "float"}):
             raise ConfigError(f"{where}: {name} must be of the kind {known[name]}")
+        for key, entry in value.items() if isinstance(value, dict) else ():
+            if not isinstance(entry, str):
+                raise ConfigError(f"{where}: {name} has texts only, and {key!r} is none")
     if missing := sorted({"name", "destination", "connection"} & known.keys() - table.keys()):
         raise ConfigError(f"{where} lacks {' and '.join(missing)}")
     return table

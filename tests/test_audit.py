@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import pairwise
 from math import comb
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etl import pipeline
 from etl.audit import as_text, audit, most_loss
 from etl.errors import ConfigError, OutcomeUnknown
 
@@ -152,6 +154,21 @@ def test_a_day_without_a_delivery_cannot_be_audited(shop: Any) -> None:
     _deliver(shop, 2, TUESDAY, city="Metz")
     with pytest.raises(ConfigError, match="updated since"):
         _audit(shop)
+
+
+@pytest.mark.parametrize("attributes", [{"TOWN": "town"}, {"A": "another", "SHOE": "shoe", "TOWN": "town"}, {}])
+def test_a_file_is_read_by_its_own_head(install: Callable[..., Any], emulator: Any, attributes: dict[str, str]) -> None:
+    """The sync had other attributes when it was sent: what each of its cells means stands in its first line."""
+    shop = install(emulator.url, destination="adobe_target_bulk")
+    folder = shop.root / "landing" / "crm" / str(MONDAY)
+    folder.mkdir(parents=True)
+    header = "customer_id,email,updated_at,SHOE,TOWN"
+    (folder / "customers.csv").write_text(f"{header}\nC-1,c1@example.org,{MONDAY}T08:00:00Z,41,Lyon\n")
+    ctx = shop.context()
+    pipeline.run(replace(ctx, sync=replace(ctx.sync, attributes={"SHOE": "shoe", "TOWN": "town"})))
+    later = replace(shop.context(run_id="audit-1"), sync=replace(ctx.sync, attributes=attributes))
+    found = audit(later, sample=1, chance=random.Random(1))  # noqa: S311
+    assert (found.sample, found.missed, found.fields) == (1, 0, {})
 
 
 @given(st.integers(1, 400), st.data())

@@ -26,7 +26,7 @@ import polars as pl
 
 from etl.client import Answer, Client, raise_for_status
 from etl.destinations import adobe_answers as answers
-from etl.destinations.base import Envelope
+from etl.destinations.base import NO_MEMORY, Envelope
 from etl.destinations.percent_text import percent_encoded
 from etl.errors import ConfigError, OutcomeUnknown, Redirected, Rejected
 from etl.limits import documented, limits_of
@@ -143,7 +143,7 @@ class _Endpoint:
         if self.account.id == "thirdPartyId":
             reasons = {"id_not_allowed": pl.col("key").str.contains("[+/@]"), **reasons}
         reason = pl.coalesce(pl.when(applies).then(pl.lit(code)) for code, applies in reasons.items())
-        return records.select("row", "key", "record", reason=reason, memory=pl.lit(None, dtype=pl.UInt64))
+        return records.select("row", "key", "record", reason=reason, **NO_MEMORY)
 
 
 class AdobeBulk(_Endpoint):
@@ -195,10 +195,10 @@ class AdobeBulk(_Endpoint):
         job = answers.status_url(given, self.account.host)
         return Receipt(request_id=answer.request_id, job=job, code=None if job else "status_url_refused")
 
-    def said(self, record: bytes) -> dict[str, Any]:
-        """The attributes of a row that have a value."""
-        cells = record.decode().split(",")[1:]
-        return {name: unquote(cell) for name, cell in zip(self.attributes, cells, strict=False) if cell}
+    def said(self, record: bytes, head: bytes) -> dict[str, Any]:
+        """The attributes of a row that have a value, by the names in the first line of its file."""
+        names, cells = (line.decode().strip().split(",")[1:] for line in (head, record))
+        return {name: unquote(cell) for name, cell in zip(names, cells, strict=True) if cell}
 
     def poll(self, job: str) -> BatchStatus:
         """One question about a batch; raises a DeliveryError where neither a status nor a clear "no" came back."""
@@ -268,7 +268,7 @@ class AdobeSingle(_Endpoint):
     def _says_nothing(self) -> pl.Expr:
         return pl.col("record").str.ends_with("," * len(self.attributes))
 
-    def said(self, record: bytes) -> dict[str, Any]:
+    def said(self, record: bytes, _head: bytes) -> dict[str, Any]:
         """The attributes of a form."""
         fields = parse_qsl(record.decode(), strict_parsing=True)
         return {name.removeprefix("profile."): value for name, value in fields if name.startswith("profile.")}

@@ -120,6 +120,9 @@ def test_a_sync_that_cannot_work_is_refused(sync, said):
     assert said in sentence
 
 
+SHOP = "[shop]\ndestination = 'batch'\nconnection = 'batch_default'\n"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -132,6 +135,12 @@ def test_a_sync_that_cannot_work_is_refused(sync, said):
         ("[shop]\ncrm = 'csv'", "[shop], crm must be a table"),
         ("[shop]\ncrm = false", "[shop], crm must be a table"),
         ("[shop.crm]\ndelimeter = ';'", "[shop], crm: there is no setting 'delimeter'"),
+        ("[shop.crm.columns]\nMAIL = 1", "[shop], crm: columns has texts only, and 'MAIL' is none"),
+        ("[shop.attributes]\nSHOE.SIZE = 'shoe'", "[shop]: attributes has texts only, and 'SHOE' is none"),
+        ("[shop.on_blank]\ntags = ['clear']", "[shop]: on_blank has texts only, and 'tags' is none"),
+        ("[shop.on_invalid]\nphone = true", "[shop]: on_invalid has texts only, and 'phone' is none"),
+        ("[shop]\ncrm_max_age_days = true", "[shop]: crm_max_age_days must be of the kind int"),
+        (f"{SHOP}on_blank.tags = 'cleer'", "syncs.toml: sync shop: on_blank has 'tags': 'cleer'"),
     ],
 )
 def test_a_file_that_is_wrong_says_where(tmp_path, text, said):
