@@ -4,7 +4,8 @@ The state is a folder of Parquet parts, private, one for each account and genera
 Its columns: `key`; `fingerprint` of the record that was sent last, null while its outcome is unknown; `as_of`, the day of
 the export that said so; `outcome`, how that record ended; `code` that goes with it (of an unidentified end, the batch);
 `memory`, what the destination wants to know of the last record that was accepted; `confirmed_on`, the day on which the
-vendor confirmed last that it holds the profile; `email_opt_in` and `sms_opt_in`, as they were accepted last.
+vendor confirmed last that it holds the profile; `email_opt_in` and `sms_opt_in`, as they were accepted last; `tags` that the
+vendor may hold, where they can only be taken away by name.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ STATE: dict[str, Any] = {
     "confirmed_on": pl.Date,
     "email_opt_in": pl.Boolean,
     "sms_opt_in": pl.Boolean,
+    "tags": pl.List(pl.String),
 }
 OPT_INS = ("email_opt_in", "sms_opt_in")
 # Goes into every fingerprint: raise it when the meaning of a record changes without its text.
@@ -65,16 +67,23 @@ class State:
     @classmethod
     def load(cls, parts: Iterable[pl.DataFrame]) -> State:
         """From the parts of a state folder; none at all is the state of an account that never accepted anything."""
-        slim = [conformed(part).select(pl.col("key").hash().alias("hash"), pl.exclude("key")) for part in parts]
-        empty = pl.DataFrame(schema=STATE).select(pl.col("key").hash().alias("hash"), pl.exclude("key"))
-        return cls(pl.concat([empty, *slim]).sort("hash"))
+        slim = [_slim(conformed(part)) for part in parts]
+        return cls(pl.concat([_slim(pl.DataFrame(schema=STATE)), *slim], how="diagonal").sort("hash"))
 
     def find(self, keys: pl.Series) -> pl.DataFrame:
         """The state's columns of each key, nulls where it is not known."""
         columns = self.table.drop("hash")
         if columns.is_empty():
-            return columns.clear(len(keys))
-        return columns.select(pl.all().gather(_places(self.table["hash"], keys.hash())))
+            found = columns.clear(len(keys))
+        else:
+            found = columns.select(pl.all().gather(_places(self.table["hash"], keys.hash())))
+        return found if "tags" in found.columns else found.with_columns(tags=pl.lit(None, dtype=STATE["tags"]))
+
+
+def _slim(part: pl.DataFrame) -> pl.DataFrame:
+    """A part for look-ups; without the tags where it remembers none, as in most accounts."""
+    unused = () if part["tags"].count() else ("tags",)
+    return part.select(pl.col("key").hash().alias("hash"), pl.exclude("key", *unused))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +142,11 @@ def decide(
     sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
     another endpoint of the account took a profile which may not even be there is no reason to leave it out. An `opt_out` says
     nothing else of its profile, and is as before if the account has got just that with whatever it accepted last. `sent`,
-    `known` and `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for
-    a profile that is not known. `due` marks unchanged ones that are to be sent all the same where there is room, because the
+    `known`, `known_tags` and `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its
+    opposite, null for a profile that is not known. `due` marks unchanged ones that are to be sent all the same where there is room, because the
     vendor forgets a profile that is idle: each of them once in `refresh_days`.
     """
-    names = {"fingerprint": "sent", **{name: f"told_{name}" for name in OPT_INS}}
+    names = {"fingerprint": "sent", "tags": "known_tags", **{name: f"told_{name}" for name in OPT_INS}}
     known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", "opt_out", *OPT_INS))
     got_it = pl.all_horizontal(pl.col(name).is_null() | pl.col(name).eq(pl.col(f"told_{name}")) for name in OPT_INS)
     is_told = pl.col("opt_out") & got_it & pl.col("outcome").is_in(_DELIVERED)
@@ -163,6 +172,7 @@ def decide(
         code=pl.when(same).then(pl.col("code").cast(pl.String)),
         sent="sent",
         known="memory",
+        known_tags="known_tags",
         confirmed_on="confirmed_on",
         flips=pl.when(pl.col("as_of").is_not_null()).then(pl.any_horizontal(turns)),
         due=due.fill_null(value=False),
@@ -183,7 +193,8 @@ def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame, seen: Seen | None
     """The parts of the next state: the old ones with `news` (the state's columns, one row a key) in their place.
 
     `as_of` never goes back, and moves on where there are no news of a profile that was `seen`; `memory`, `confirmed_on` and
-    the opt-ins stay where the news have none, but a profile that the vendor did not find is not confirmed any more.
+    the opt-ins stay where the news have none, but a profile that the vendor did not find is not confirmed any more. `tags` are
+    those that were delivered last, and those of every record since that was not.
     """
     state, hashes, known = State.load([news]), news["key"].hash().implode(), []
     for part in map(conformed, parts):
@@ -200,13 +211,16 @@ def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame, seen: Seen | None
 
 
 def _renewed(old: pl.DataFrame, news: pl.DataFrame) -> pl.DataFrame:
-    both = old.hstack(news.rename({name: f"new_{name}" for name in news.columns}))
+    # In one piece: polars takes a list in a frame of an empty chunk and one row for a value to be repeated, and panics.
+    both = old.hstack(news.rename({name: f"new_{name}" for name in news.columns})).rechunk()
     not_found = pl.col("new_outcome") == Bucket.NOT_FOUND.value
+    may_be_there = pl.when(~pl.col("new_outcome").is_in(_DELIVERED)).then(pl.col("tags").list.set_union("new_tags"))
     return both.with_columns(
         *(pl.col(f"new_{name}").alias(name) for name in ("fingerprint", "outcome", "code")),
         as_of=pl.max_horizontal("as_of", "new_as_of"),
         **{name: pl.coalesce(f"new_{name}", name) for name in ("memory", *OPT_INS)},
         confirmed_on=pl.when(~not_found).then(pl.max_horizontal("new_confirmed_on", "confirmed_on")),
+        tags=pl.coalesce(may_be_there, "new_tags", "tags"),
     ).select(*STATE)
 
 

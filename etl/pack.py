@@ -1,11 +1,12 @@
 """Pack: encodes the profiles, leaves out what the account knows already, and stages the exact bytes of every call.
 
-Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `fingerprint`, the opt-ins, `opt_out`: it
-is of a row in quarantine, and says nothing else; these come first), and for each plan of the run `private/plan-NNN/`:
-`payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`, `fingerprint`, `memory`, the opt-ins,
-`size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`, `code` of what is not sent),
-`calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the
-generation of the account's state that it was made from; load has it made anew when the account has moved on.
+Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `tags`, `fingerprint`, the opt-ins,
+`opt_out`: it is of a row in quarantine, and says nothing else; these come first), and for each plan of the run
+`private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`, `fingerprint`,
+`memory`, the opt-ins, `tags`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`,
+`code` of what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A
+plan is good for the generation of the account's state that it was made from; load has it made anew when the account has
+moved on.
 """
 
 from __future__ import annotations
@@ -236,7 +237,9 @@ def _choose(
 
 def _finished(endpoint: Destination, wanted: pl.DataFrame) -> pl.Series:
     """The records as they are sent."""
-    return endpoint.finish(wanted.select("record", "memory", "known")).rename("record")
+    tags = wanted.select("known_tags", "tags").rechunk()  # as in `delta.updated`
+    gone = tags.select(gone=pl.col("known_tags").list.set_difference("tags").list.sort())
+    return endpoint.finish(wanted.select("record", "memory", "known").hstack(gone)).rename("record")
 
 
 def manifest(ctx: RunContext, plan: int) -> Manifest:
@@ -289,6 +292,10 @@ def _decided(
 
 def _wanted(part: pl.DataFrame) -> pl.DataFrame:
     return part.filter(pl.col("bucket").is_null() | pl.col("due"))
+
+
+def _kept(part: pl.DataFrame, bucket: Bucket, code: str) -> pl.DataFrame:
+    return part.with_columns(bucket=pl.lit(bucket.value), code=pl.lit(code))
 
 
 def _settled_rows(ctx: RunContext) -> pl.Series:
@@ -345,6 +352,7 @@ class _Stage:
     _open: pl.Series = field(default_factory=lambda: pl.Series("record", [], dtype=pl.String))
 
     def add(self, number: int, part: pl.DataFrame) -> None:
+        """Takes what is to be sent; a record that no call can hold once it is finished is unsendable after all."""
         turn = pl.col("due").cum_sum() + self.refreshed
         part = part.with_columns(due=pl.col("due") & (turn <= self.refreshes))
         self.refreshed += int(part["due"].sum())
@@ -352,9 +360,14 @@ class _Stage:
         self.known += part["flips"].count()
         self.flipped += wanted.filter("flips").height
         left = min(wanted.height, max(0, self.room.rows - self.taken))
-        sent, late = wanted.head(left), wanted.slice(left)
-        deferred = late.with_columns(bucket=pl.lit(Bucket.DEFERRED.value), code=pl.lit(self.room.code))
-        kept = pl.concat([part.filter(pl.col("bucket").is_not_null() & ~pl.col("due")), deferred])
+        sent = wanted.head(left)
+        records = _finished(self.endpoint, sent)
+        room = max(0, self.endpoint.limits.bytes_per_call - self.endpoint.envelope.size)
+        fits = records.str.len_bytes() <= room
+        deferred = _kept(wanted.slice(left), Bucket.DEFERRED, self.room.code)
+        too_large = _kept(sent.filter(~fits), Bucket.UNSENDABLE, "record_too_large")
+        sent, records = sent.filter(fits), records.filter(fits)
+        kept = pl.concat([part.filter(pl.col("bucket").is_not_null() & ~pl.col("due")), too_large, deferred])
         if kept.height:
             # What is as before has been sent as it says, or, of an opt-out, with more.
             columns = ("row", "key", "sent", "bucket", "code")
@@ -362,9 +375,8 @@ class _Stage:
             for bucket, count in kept.group_by("bucket").len().iter_rows():
                 self.kept[bucket] = self.kept.get(bucket, 0) + count
         if sent.height:
-            records = _finished(self.endpoint, sent)
             references = sent.select(
-                "row", "key", "fingerprint", "memory", *delta.OPT_INS, size=records.str.len_bytes()
+                "row", "key", "fingerprint", "memory", *delta.OPT_INS, "tags", size=records.str.len_bytes()
             )
             parts.write(self.path / "references", number, references)
             self.taken += sent.height

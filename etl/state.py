@@ -215,4 +215,5 @@ def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch], confi
         memory=pl.when(is_delivered).then("memory"),
         confirmed_on=pl.when(pl.col("end") == Bucket.CONFIRMED.value).then(pl.lit(confirmed_on)),
         **{name: pl.when(is_delivered).then(name) for name in OPT_INS},
+        tags="tags",
     )

@@ -32,19 +32,23 @@ class Known:
     confirmed_on: date | None = None
     email_opt_in: bool | None = None
     sms_opt_in: bool | None = None
+    tags: list[str] | None = None
 
 
 STAYS = ("processing", "failed_at_destination", "not_found", "unreported", "stuck")
 memories = st.none() | st.integers(0, 2**64 - 1)
 opt_in = st.none() | st.booleans()
 opt_ins = st.tuples(opt_in, opt_in)
+tags = st.none() | st.lists(st.sampled_from("abc"), unique=True)
 known = st.one_of(
-    st.builds(Known, st.integers(0, 3), days, st.just("accepted"), st.none(), memories, st.none(), opt_in, opt_in),
-    st.builds(Known, st.integers(0, 3), days, st.just("confirmed"), st.none(), memories, days, opt_in, opt_in),
+    st.builds(
+        Known, st.integers(0, 3), days, st.just("accepted"), st.none(), memories, st.none(), opt_in, opt_in, tags
+    ),
+    st.builds(Known, st.integers(0, 3), days, st.just("confirmed"), st.none(), memories, days, opt_in, opt_in, tags),
     st.builds(Known, st.integers(0, 3), days, st.just("rejected"), st.sampled_from(["http_400", "http_422"])),
-    st.builds(Known, st.integers(0, 3), days, st.sampled_from(STAYS)),
+    st.builds(Known, st.integers(0, 3), days, st.sampled_from(STAYS), tags=tags),
     st.builds(Known, st.integers(0, 3), days, st.just("unidentified"), st.sampled_from(["batch-1", "batch-2"])),
-    st.builds(Known, st.none(), days, st.just("unknown")),
+    st.builds(Known, st.none(), days, st.just("unknown"), tags=tags),
 )
 
 
@@ -87,7 +91,9 @@ def test_decide_agrees_with_the_rule(model, wanted, day, full, retry, confirms):
     ]
     assert decided.select("bucket", "code").rows() == expected
     remembered = [model.get(key, Known(None, day, "")) for key in wanted]
-    assert decided.select("known", "confirmed_on").rows() == [(k.memory, k.confirmed_on) for k in remembered]
+    assert decided.select("known", "known_tags", "confirmed_on").rows() == [
+        (k.memory, k.tags, k.confirmed_on) for k in remembered
+    ]
 
 
 @given(st.dictionaries(keys, known), st.dictionaries(keys, opt_ins))
@@ -174,6 +180,7 @@ def test_only_what_is_delivered_and_of_a_later_day_is_refreshed(model, retry):
 def after(old: Known, new: Known) -> Known:
     """What is known of a profile once there are news of it, in plain words."""
     confirmed = [day for day in (old.confirmed_on, new.confirmed_on) if day]
+    may_be_there = [] if new.outcome in {"accepted", "confirmed"} else old.tags or []
     return replace(
         new,
         as_of=max(new.as_of, old.as_of),
@@ -181,6 +188,7 @@ def after(old: Known, new: Known) -> Known:
         confirmed_on=max(confirmed) if confirmed and new.outcome != "not_found" else None,
         email_opt_in=old.email_opt_in if new.email_opt_in is None else new.email_opt_in,
         sms_opt_in=old.sms_opt_in if new.sms_opt_in is None else new.sms_opt_in,
+        tags=old.tags if new.tags is None else [*dict.fromkeys([*may_be_there, *new.tags])],
     )
 
 
@@ -221,9 +229,9 @@ TestStateMachine.settings = settings(max_examples=20, stateful_step_count=8)
 
 
 def test_a_state_of_an_earlier_version_is_read():
-    """It has no memory, no confirmation and no opt-ins, and fewer ways to end."""
+    """It has no memory, no confirmation, no opt-ins and no tags, and fewer ways to end."""
     old = frame({"C-1": Known(1, DAY, "accepted"), "C-2": Known(2, DAY, "rejected", "http_400")})
-    earlier = old.drop("memory", "confirmed_on", *OPT_INS).cast(
+    earlier = old.drop("memory", "confirmed_on", "tags", *OPT_INS).cast(
         {"outcome": pl.Enum(["accepted", "rejected", "unknown"])}
     )
     assert pl.concat(updated([earlier], frame({}))).equals(old)

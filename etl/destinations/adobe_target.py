@@ -26,7 +26,7 @@ import polars as pl
 
 from etl.client import Answer, Client, raise_for_status
 from etl.destinations import adobe_answers as answers
-from etl.destinations.base import Envelope
+from etl.destinations.base import NO_MEMORY, Envelope
 from etl.destinations.percent_text import percent_encoded
 from etl.errors import ConfigError, OutcomeUnknown, Redirected, Rejected
 from etl.limits import documented, limits_of
@@ -143,7 +143,7 @@ class _Endpoint:
         if self.account.id == "thirdPartyId":
             reasons = {"id_not_allowed": pl.col("key").str.contains("[+/@]"), **reasons}
         reason = pl.coalesce(pl.when(applies).then(pl.lit(code)) for code, applies in reasons.items())
-        return records.select("row", "key", "record", reason=reason, memory=pl.lit(None, dtype=pl.UInt64))
+        return records.select("row", "key", "record", reason=reason, **NO_MEMORY)
 
 
 class AdobeBulk(_Endpoint):

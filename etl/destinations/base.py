@@ -10,6 +10,9 @@ import polars as pl
 
 from etl.model import BatchStatus, Limits, Receipt
 
+# What `render` says of a destination for which it is all the same what was sent before.
+NO_MEMORY = {"memory": pl.lit(None, dtype=pl.UInt64), "tags": pl.lit(None, dtype=pl.List(pl.String))}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
@@ -74,17 +77,19 @@ class Destination(Protocol):
         """The optional fields of a CRM row whose values the vendor lets us clear."""
 
     def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:
-        """One encoded record a profile: `row`, `key`, `record`, `reason`, `memory`.
+        """One encoded record a profile: `row`, `key`, `record`, `reason`, `memory`, `tags`.
 
         `record` is the whole of what will be said of the profile, and its fingerprint decides whether it has changed;
         `reason` is a code where the vendor would not take it. `memory` (64 bits or null) is given back with the
-        profile's next record, once the vendor has accepted this one. Of the columns to `clear`, a null is said in words.
+        profile's next record, once the vendor has accepted this one. Of the columns to `clear`, a null is said in words;
+        where tags are only taken away by name, those of the profile are `tags`, else null.
         """
 
     def finish(self, records: pl.DataFrame) -> pl.Series:
-        """The texts as they are sent, of `record`, `memory` and `known`, the memory of what was accepted last.
+        """The texts as they are sent, of `record`, `memory`, and what is known of earlier records of the profile.
 
-        Null where only another endpoint of the same records can send this one.
+        `known` is the memory of the one that was accepted last, `gone` the `tags` of earlier ones that this
+        one lacks. Null where only another endpoint of the same records can send this one.
         """
 
     def submit(self, payload: bytes) -> Receipt:

@@ -22,7 +22,7 @@ import polars as pl
 
 from etl.client import Answer, Client, raise_for_status
 from etl.destinations import json_text as js
-from etl.destinations.base import Envelope
+from etl.destinations.base import NO_MEMORY, Envelope
 from etl.errors import ConfigError, OutcomeUnknown
 from etl.limits import documented, limits_of
 from etl.model import Limits, Receipt, RowCode
@@ -126,7 +126,7 @@ class BatchEndpoint:
             .then(pl.lit("record_too_large"))
         )
         encoded = profiles.select("row", key="customer_id", record=record, attributes=attributes)
-        return encoded.select("row", "key", "record", reason=reason, memory=pl.lit(None, dtype=pl.UInt64))
+        return encoded.select("row", "key", "record", reason=reason, **NO_MEMORY)
 
     def finish(self, records: pl.DataFrame) -> pl.Series:
         """A record is sent as it was rendered."""

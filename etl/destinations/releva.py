@@ -5,6 +5,8 @@ Upsert":
 - people are known by their address, so the customer_id travels as a custom value, and nothing looks anybody up by it;
 - `subscribedAtChanged` stands beside `profile`, not in it, and says that the subscription is not what it was. It is no
   part of the record: saying true again may count as a second subscription, and is no change of the profile;
+- `addTags` only adds, and `removeTags` takes away by name; the same tag never stands in both. What the sync clears is removed
+  from what was accepted, which is no part of the record: once it is gone, nothing is to be repeated;
 - `subscriptions: null` does nothing, `[]` clears them: null is never sent, and `[]` only to opt somebody out, or where the sync
   clears blanks;
 - custom values of a later push without the same keys are overwritten. Whether an upsert merges or replaces them is not
@@ -28,7 +30,7 @@ import polars_hash as plh
 
 from etl.client import Answer, Client, raise_for_status
 from etl.destinations import json_text as js
-from etl.destinations.base import Envelope
+from etl.destinations.base import NO_MEMORY, Envelope
 from etl.errors import ConfigError, OutcomeUnknown
 from etl.limits import limits_of
 from etl.model import Limits, Receipt
@@ -40,6 +42,7 @@ _SAME = ',"subscribedAtChanged":false}'
 _MONEY = pl.Decimal(scale=2)
 # Only a key can stand in a record like this: inside a text, a quotation mark has a backslash before it.
 _SUBSCRIBED = '"subscribedAt":"'
+_REMOVED = js.texts("removeTags", "gone").fragment
 
 
 def _custom(key: str, column: str, dtype: pl.DataType | type[pl.DataType] = pl.String) -> js.Member:
@@ -95,7 +98,7 @@ class Releva:
     envelope: Envelope = _PROFILES
     identity: tuple[str, ...] = ("email", "phone")
     opt_ins: tuple[str, ...] = ("email_opt_in",)
-    clears: tuple[str, ...] = ("subscriptions",)
+    clears: tuple[str, ...] = ("subscriptions", "tags")
 
     @classmethod
     def connect(cls, name: str, connection: Connection, client: Client, own: Sequence[str] = ()) -> Releva:
@@ -117,7 +120,7 @@ class Releva:
         )
 
     def render(self, profiles: pl.LazyFrame, clear: Collection[str] = ()) -> pl.LazyFrame:
-        """One JSON profile each, still without `subscribedAtChanged`, which `finish` decides by `memory`.
+        """One JSON profile each, still without what `finish` adds: `subscribedAtChanged`, by `memory`, and `removeTags`.
 
         `memory` is a hash of `subscribed_at` and `email_opt_in`; a profile that no call can hold has a reason.
         """
@@ -127,20 +130,22 @@ class Releva:
             subscriptions=pl.when(opted_out).then(pl.lit([], pl.List(pl.String))).otherwise("subscriptions"),
             memory=_subscription(),
         )
-        members = js.members(js.cleared(self.fields, clear, "[]"))
+        members = js.members(js.cleared(self.fields, set(clear) - {"tags"}, "[]"))
         record = pl.concat_str(pl.lit('{"profile":{'), members, pl.lit("}"))
         room = self.limits.bytes_per_call - self.envelope.size - len(_SAME)
         too_large = pl.col("record").str.len_bytes() > room
-        encoded = said.select("row", "memory", key=pl.coalesce(self.identity), record=record)
+        tags = pl.col("tags").fill_null(pl.lit([], pl.List(pl.String))) if "tags" in clear else NO_MEMORY["tags"]
+        encoded = said.select("row", "memory", key=pl.coalesce(self.identity), record=record, tags=tags)
         reason = pl.when(too_large).then(pl.lit("record_too_large")).alias("reason")
-        return encoded.select("row", "key", "record", reason, "memory")
+        return encoded.select("row", "key", "record", reason, "memory", "tags")
 
     def finish(self, records: pl.DataFrame) -> pl.Series:
-        """The record and whether its subscription has changed; at the first delivery, whether there is one."""
+        """The record without the tags that are gone, and whether its subscription has changed; at first, whether there is one."""
         subscribed = pl.col("record").str.contains(_SUBSCRIBED, literal=True)
         changed = pl.when(pl.col("known").is_null()).then(subscribed).otherwise(pl.col("memory") != pl.col("known"))
         end = pl.when(changed).then(pl.lit(_CHANGED)).otherwise(pl.lit(_SAME))
-        return records.select(pl.col("record") + end).to_series()
+        less = pl.concat_str(pl.col("record").str.strip_suffix("}"), pl.lit(","), _REMOVED, pl.lit("}"))
+        return records.select(pl.when(pl.col("gone").list.len() > 0).then(less).otherwise("record") + end).to_series()
 
     def submit(self, payload: bytes) -> Receipt:
         """One call, taken or refused as a whole; only the documented acknowledgement counts as taken."""

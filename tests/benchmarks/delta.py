@@ -23,6 +23,7 @@ from pathlib import Path
 import polars as pl
 
 from etl import delta, parts, state
+from etl.destinations.base import NO_MEMORY
 from etl.ends import REFERENCES, plan_folder
 from etl.ledger import Ending, Ledger, Run, lease
 from etl.model import AttemptOutcome, Batch, BatchState
@@ -99,7 +100,7 @@ def _records(first: int, rows: int, every: int) -> pl.DataFrame:
     return row.to_frame().with_columns(
         key=key,
         fingerprint=pl.col("row").hash() ^ is_changed.cast(pl.UInt64),
-        memory=pl.lit(None, dtype=pl.UInt64),
+        **NO_MEMORY,
         opt_out=pl.lit(value=False),
         email_opt_in=pl.col("row") % 3 == 0,
         sms_opt_in=pl.when(pl.col("row") % 2 == 0).then(pl.col("row") % 5 == 0),

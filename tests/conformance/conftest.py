@@ -34,6 +34,7 @@ from etl.run import Options
 from etl.settings import Connection, Settings
 from etl.syncs import Sync
 from etl.transform import step as transform
+from sample_profiles import STRANGER
 from virtual_time import Clock, VirtualRun
 
 SECRET = "canary-secret-0123456789"
@@ -260,7 +261,7 @@ class Account:
         self.stand.introduce(self.url, profiles["customer_id"])
         with self.endpoint() as endpoint:
             rendered = endpoint.render(profiles.lazy()).collect()
-            sendable = rendered.filter(pl.col("reason").is_null()).with_columns(known=pl.lit(None, dtype=pl.UInt64))
+            sendable = rendered.filter(pl.col("reason").is_null()).with_columns(**STRANGER)
             for part in sendable.iter_slices(endpoint.limits.rows_per_call):
                 self.clock.now += 60  # a pace that no vendor minds
                 texts = [text.encode() for text in endpoint.finish(part)]

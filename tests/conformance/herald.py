@@ -14,7 +14,7 @@ import polars as pl
 
 from etl.client import Client, raise_for_status
 from etl.destinations import json_text as js
-from etl.destinations.base import Envelope
+from etl.destinations.base import NO_MEMORY, Envelope
 from etl.errors import ConfigError, OutcomeUnknown
 from etl.limits import limits_of
 from etl.model import Limits, Receipt, RowCode
@@ -69,7 +69,7 @@ class Herald:
         encoded = profiles.select("row", key="customer_id", record=record)
         too_large = pl.col("record").str.len_bytes() > self.limits.bytes_per_call - self.envelope.size
         reason = pl.when(too_large).then(pl.lit("record_too_large"))
-        return encoded.with_columns(reason=reason, memory=pl.lit(None, dtype=pl.UInt64))
+        return encoded.with_columns(reason=reason, **NO_MEMORY)
 
     def finish(self, records: pl.DataFrame) -> pl.Series:
         """A record is sent as it was rendered."""

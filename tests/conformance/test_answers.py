@@ -7,6 +7,7 @@ import pytest
 from etl.destinations.base import AwaitsCompletion
 from etl.errors import DeliveryError, NotSent, OutcomeUnknown, Redirected, Refused, Rejected, Throttled
 from etl.model import JobState
+from sample_profiles import STRANGER
 
 PERSON = {"customer_id": "C-1", "email": "c1@example.org", "city": "Lyon"}
 STATUSES = {
@@ -33,7 +34,7 @@ def submit(account, frame_of):
     def send(**fault):
         account.faults(*filter(None, [fault]))
         with account.endpoint(patient="delay" not in fault) as endpoint:
-            rendered = endpoint.render(frame_of([PERSON]).lazy()).collect().with_columns(known=None)
+            rendered = endpoint.render(frame_of([PERSON]).lazy()).collect().with_columns(**STRANGER)
             try:
                 return endpoint.submit(endpoint.envelope.frame([text.encode() for text in endpoint.finish(rendered)]))
             except DeliveryError as error:

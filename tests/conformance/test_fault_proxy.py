@@ -13,6 +13,7 @@ from etl.client import Client
 from etl.errors import DeliveryError, NotSent, OutcomeUnknown
 from etl.model import BatchStatus, JobState, Receipt
 from fault_proxy import Exchange, Fault, FaultProxy
+from sample_profiles import STRANGER
 from soak import SOAK, every
 
 PERSON = {"customer_id": "C-1", "email": "c1@example.org", "city": "Lyon", "loyalty_tier": "gold"}
@@ -82,7 +83,7 @@ def line(account, frame_of, table):
     with FaultProxy(account.url).running() as proxy:
         vendor, account.url = account.url, proxy.url
         with account.endpoint() as endpoint:
-            rendered = endpoint.render(frame_of([PERSON]).lazy()).collect().with_columns(known=None)
+            rendered = endpoint.render(frame_of([PERSON]).lazy()).collect().with_columns(**STRANGER)
             payload = endpoint.envelope.frame([text.encode() for text in endpoint.finish(rendered)])
         yield Line(account, proxy, payload, table.setdefault(str(account.stand), Counter()))
         account.url = vendor

@@ -6,6 +6,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sample_profiles import STRANGER
+
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=25)
 SOME = st.none() | ANY_TEXT
 PROFILES = st.lists(
@@ -42,11 +44,12 @@ def test_a_record_is_rendered_for_every_profile(account, frame_of):
             rendered = endpoint.render(profiles.head(given_rows).lazy()).collect()
             assert dict(rendered.schema) == {
                 "row": pl.UInt64, "key": pl.String, "record": pl.String, "reason": pl.String, "memory": pl.UInt64,
+                "tags": pl.List(pl.String),
             }  # fmt: skip
             assert rendered["row"].to_list() == list(range(given_rows))
             assert rendered["reason"].null_count() == given_rows
             assert rendered.select("key", "record").null_count().row(0) == (0, 0)
-            finished = endpoint.finish(rendered.with_columns(known=pl.lit(None, dtype=pl.UInt64)))
+            finished = endpoint.finish(rendered.with_columns(**STRANGER))
             assert (finished.dtype, len(finished), finished.null_count()) == (pl.String, given_rows, 0)
 
 
@@ -108,7 +111,7 @@ def test_no_text_can_pass_for_what_stands_between_records(account, frame_of):
     profile = {"customer_id": f"C{nasty}", "email": f"c{nasty}@example.org", "city": nasty, "tags": [nasty, "b"]}
     with account.endpoint() as endpoint:
         rendered = endpoint.render(frame_of([profile]).lazy()).collect()
-        [text] = endpoint.finish(rendered.with_columns(known=pl.lit(None, dtype=pl.UInt64)))
+        [text] = endpoint.finish(rendered.with_columns(**STRANGER))
         assert min(text.encode()) >= 0x20
         twice = [text.encode()] * 2
         assert endpoint.envelope.split(endpoint.envelope.frame(twice), [*map(len, twice)]) == twice

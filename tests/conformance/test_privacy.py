@@ -6,12 +6,12 @@ import json
 import logging
 import traceback
 
-import polars as pl
 import pytest
 
 from canaries import found
 from etl import report as reports
 from etl.errors import DeliveryError
+from sample_profiles import STRANGER
 
 SECRET_CANARY = "canary-secret"
 CANARY = {
@@ -78,7 +78,7 @@ def test_no_error_and_no_repr_tells_a_value(account, person, caplog):
     ):  # fmt: skip
         account.faults(fault)
         with account.endpoint(patient="delay" not in fault) as endpoint:
-            rendered = endpoint.render(person.lazy()).collect().with_columns(known=pl.lit(None, dtype=pl.UInt64))
+            rendered = endpoint.render(person.lazy()).collect().with_columns(**STRANGER)
             payload = endpoint.envelope.frame([text.encode() for text in endpoint.finish(rendered)])
             assert _found(payload), "the search can find something"
             said.append(repr(endpoint))

@@ -21,7 +21,7 @@ from etl.limits import documented
 from etl.model import BatchStatus, JobState, Receipt
 from etl.settings import Connection
 from sample_profiles import FULL as COMPLETE
-from sample_profiles import profiles_of
+from sample_profiles import STRANGER, profiles_of
 
 GOLDEN = Path(__file__).parent / "golden"
 HOST = "https://acme.tt.omtrdc.net"
@@ -77,7 +77,7 @@ def _render(endpoint: Destination, *profiles: dict[str, object]) -> pl.DataFrame
 
 def _sent(endpoint: Destination, *profiles: dict[str, object]) -> list[bytes]:
     """The finished texts, as pack hands them over; of what can be sent at all."""
-    rendered = _render(endpoint, *profiles).with_columns(known=pl.lit(None, dtype=pl.UInt64))
+    rendered = _render(endpoint, *profiles).with_columns(**STRANGER)
     return [text.encode() for text in endpoint.finish(rendered) if text is not None]
 
 

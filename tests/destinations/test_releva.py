@@ -14,7 +14,7 @@ from etl.client import Answer, Client
 from etl.destinations.releva import Releva
 from etl.errors import ConfigError, OutcomeUnknown, Refused, Rejected, Throttled
 from etl.settings import Connection
-from sample_profiles import FULL, profiles_of
+from sample_profiles import FULL, STRANGER, profiles_of
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -35,7 +35,7 @@ def _rendered(*profiles: dict[str, object]) -> pl.DataFrame:
 
 def _finished(rendered: pl.DataFrame, *known: int | None) -> list[str]:
     state = pl.Series("known", known or [None] * rendered.height, dtype=pl.UInt64)
-    return _endpoint().finish(rendered.with_columns(state)).to_list()
+    return _endpoint().finish(rendered.with_columns(**STRANGER | {"known": state})).to_list()
 
 
 def _sent(profile: dict[str, object], before: dict[str, object] | None = None) -> dict[str, object]:
@@ -107,6 +107,19 @@ def test_custom_numbers_are_texts(cents, orders):
     profile = _sent({"spend_30d": cents / 100, "orders_30d": orders})["profile"]
     values = {entry["key"]: entry["values"] for entry in profile["custom"]["string"]}
     assert values == {"customerId": ["C0"], "orders30d": [str(orders)], "spend30d": [f"{cents / 100:.2f}"]}
+
+
+@given(st.lists(TEXT, min_size=1, max_size=3), st.none() | st.lists(TEXT, min_size=1, max_size=3))
+def test_tags_that_are_gone_are_named_in_the_profile(gone, tags):
+    """They are no part of the record, and whatever text they are, nothing else of it changes."""
+    rendered = _endpoint().render(profiles_of({"tags": tags}).lazy(), ["tags"]).collect()
+    assert rendered["tags"].to_list() == [tags or []]
+    none, some = (
+        json.loads(_endpoint().finish(rendered.with_columns(**STRANGER | {"gone": pl.Series([names])})).item())
+        for names in (pl.Series([], dtype=pl.String), gone)
+    )
+    assert some == {**none, "profile": {**none["profile"], "removeTags": gone}}
+    assert none["profile"].get("addTags") == tags
 
 
 def test_half_a_location_is_none():

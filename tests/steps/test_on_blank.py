@@ -64,7 +64,7 @@ def test_an_opt_out_alone_clears_nothing(installation, emulator):
 
 @pytest.mark.parametrize(("destination", "left"), [("releva", "city"), ("adobe_target_bulk", "subscriptions, city")])
 def test_what_a_vendor_cannot_clear_stays_and_is_said(install, emulator, destination, left):
-    """Releva clears subscriptions; Adobe Target nothing."""
+    """Releva clears subscriptions and tags; Adobe Target nothing."""
     installation = install(emulator.url, destination=destination)
     _run(installation, MONDAY, FULL)
     report = _run(

@@ -35,6 +35,9 @@ FULL: dict[str, object] = {
     "favourite_category": "books & more",
 }
 
+# What an account knows of the earlier records of a profile that it never sent.
+STRANGER = {"known": pl.lit(None, dtype=pl.UInt64), "gone": pl.lit(None, dtype=pl.List(pl.String))}
+
 
 def profiles_of(*profiles: dict[str, object]) -> pl.DataFrame:
     """A frame of profiles that differ in what a test says of them."""

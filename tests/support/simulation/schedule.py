@@ -32,7 +32,7 @@ from etl.settings import Connection, Settings
 from etl.storage import Place
 from etl.syncs import Sync
 from etl.transform import step as transform
-from sample_profiles import profiles_of
+from sample_profiles import STRANGER, profiles_of
 from simulation.kernel import MIDNIGHT, Calls, Hub, Process, beating, running
 from simulation.vendor import Limits, Network, Vendor, Weather, rows_of
 
@@ -427,7 +427,7 @@ def _texts(stage: str, template: int, day: date) -> dict[str, str]:
     with Client() as client:
         endpoint = connect(stage, Connection.from_parts("simulated", known.connection), client)
         [records] = parts.frames(Place(str(_rendered(stage, template, day))), pack.RECORDS)
-        texts = endpoint.finish(records.with_columns(known=pl.lit(None, dtype=pl.UInt64)))
+        texts = endpoint.finish(records.with_columns(**STRANGER))
         return rows_of(endpoint.envelope.frame([text.encode() for text in texts]))
 
 
