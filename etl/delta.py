@@ -133,8 +133,8 @@ def decide(
     sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that `confirms` goes by what was confirmed: that
     another endpoint of the account took a profile which may not even be there is no reason to leave it out. An `opt_out` says
     nothing else of its profile, and is as before if the account has got just that with whatever it accepted last. `sent`,
-    `known` and `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, null for
-    a profile that is not known. `due` marks unchanged ones that are to be sent all the same where there is room, because the
+    `known` and `confirmed_on` are what the state remembers; `flips` says whether an opt-in turns into its opposite, or an
+    opt-out is the first word on it, null for a profile that is not known. `due` marks unchanged ones that are to be sent all the same where there is room, because the
     vendor forgets a profile that is idle: each of them once in `refresh_days`.
     """
     names = {"fingerprint": "sent", **{name: f"told_{name}" for name in OPT_INS}}
@@ -154,7 +154,8 @@ def decide(
             & pl.col("outcome").is_in(_DELIVERED)
             & _has_had_its_turn(records["key"], day, refresh_days)
         )
-    turns = ((pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS)
+    turns = [(pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS]
+    turns.append(pl.col("opt_out") & got_it.fill_null(value=False).not_())
     is_delivered = pl.col("outcome").is_in(_DELIVERED)
     as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
     bucket = pl.when(same).then(as_before).when(pl.col("as_of") > day).then(pl.lit(Bucket.SUPERSEDED.value))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from etl.model import BatchState, RunReport
-from etl.report import NOTICES, next_step, sentence_of
+from etl.report import NOTICES, OPT_OUTS_SENT, next_step, sentence_of
 from etl.storage import Place
 
 # What it means that a record ended there; docs/report.md says the same.
@@ -155,9 +155,8 @@ def _summary(report: RunReport) -> Iterable[_Markup]:
         yield _tag("p", "Nothing was sent.")
     yield _tag("p", next_step(report))
     if report.optouts_sent:
-        yield _tag(
-            "p", f"{report.optouts_sent:,} opt-outs of rows in quarantine were sent, and nothing else of these rows."
-        )
+        absent = f"; {report.absent_unsubscribed:,} of these have disappeared" if report.absent_unsubscribed else ""
+        yield _tag("p", f"{report.optouts_sent:,} {OPT_OUTS_SENT}{absent}.")
     if report.duplicates_possible:
         yield _tag(
             "p", f"{report.duplicates_possible:,} rows may have been delivered twice: their first outcome is unknown."
