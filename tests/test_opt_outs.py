@@ -290,17 +290,20 @@ def test_an_older_day_does_not_take_over_from_a_newer_one(installation, emulator
 
 
 def test_whoever_was_erased_leaves_no_opt_out(installation, emulator, daily):
-    """Those of the others stay, in the same file."""
+    """No file has them any more; those of the others stay, in the same one."""
     out = {**BROKEN, "email_opt_in": "false"}
-    _land(installation, SUNDAY, {**out}, {**out, "customer_id": "C-2"})
+    _land(installation, SUNDAY, out, {**out, "customer_id": "C-2", "email": "c2@example.org"})
     emulator.faults({"status": 400})
     daily(SUNDAY)
-    _land(installation, MONDAY, {"customer_id": "C-3"})
+    _land(installation, MONDAY, {"customer_id": "C-3", "email": "c3@example.org"})
     daily(MONDAY)
     emulator.heal()
     ctx = installation.context()
     erase(ctx.ledger, ctx.work, "C-1")
-    _land(installation, TUESDAY, {"customer_id": "C-3"})
+    files = [path for path in (installation.root / "work").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"c1@example.org" in path.read_bytes()]
+    assert [path for path in files if b"c2@example.org" in path.read_bytes()]
+    _land(installation, TUESDAY, {"customer_id": "C-3", "email": "c3@example.org"})
     assert daily(TUESDAY, full=True).optouts_sent == 1
     assert emulator.profiles.keys() == {"C-2", "C-3"}
 

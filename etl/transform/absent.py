@@ -15,18 +15,18 @@ _PUNCTUATION = " :,{}"
 
 
 def present_in(valid: pl.LazyFrame, quarantined: pl.LazyFrame, delimiter: str) -> pl.LazyFrame:
-    """The `customer_id` of everybody whom an export names.
+    """Everybody whom an export names, by the hash of the `customer_id`, each once.
 
     In a record that cannot be parsed each word may be one: whoever is named there has not disappeared.
     """
     texts = quarantined.filter(pl.col("codes").list.contains(UNPARSABLE)).select(customer_id="record")
     words = pl.col("customer_id").str.replace_all(rf'["{re.escape(delimiter)}]', "\n").str.split("\n")
     named = texts.select(words).explode("customer_id").select(pl.col("customer_id").str.strip_chars(_PUNCTUATION))
-    return pl.concat([valid.select("customer_id"), quarantined.select("customer_id"), named])
+    return pl.concat([valid.select("customer_id"), quarantined.select("customer_id"), named]).select(_KEY.unique())
 
 
-def absent(customers: Iterable[pl.DataFrame], present: pl.LazyFrame) -> pl.DataFrame:
-    """Those of the customers who are not `present`, each once, as their newest row (`updated_at`) has them."""
-    here = present.select(_KEY.unique()).collect().to_series().implode()
+def absent(customers: Iterable[pl.DataFrame], present: pl.Series) -> pl.DataFrame:
+    """Those of the customers who are not `present` (hashes), each once, as their newest row (`updated_at`) has them."""
+    here = present.implode()
     gone = pl.concat([part.filter(~_KEY.is_in(here)) for part in customers])
     return gone.sort(instant("updated_at"), maintain_order=True).unique("customer_id", keep="last", maintain_order=True)

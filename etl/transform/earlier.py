@@ -48,17 +48,18 @@ def left_to(ctx: RunContext, present: pl.LazyFrame | None, *, made: str, opt_out
     for day, run in newest:
         open_ = [_undelivered(run, part) for part in parts.frames(run, opt_outs)]
         left = _not_erased(ctx, pl.concat([left, *open_], how="diagonal"), day)
-    if present is None:
+    if present is None or not newest:
         return Left(opt_outs=left.with_columns(_absent=False), absent=None)
+    here = present.collect().to_series()
     had_customers = ((day, run) for day, run in chain(newest, earlier) if run.names(_CUSTOMERS))
     for day, run in islice(had_customers, 1):
         customers = parts.frames(run, _CUSTOMERS, ["customer_id", "email", "phone", "updated_at"])
-        gone = absent(customers, present)
+        gone = absent(customers, here)
         count = gone.height
         if unsubscribe:
             out = gone.with_columns(email_opt_in=False, sms_opt_in=False)
             left = pl.concat([left, _not_erased(ctx, out, day)])
-    is_absent = pl.col("customer_id").is_in(absent([left], present)["customer_id"].implode())
+    is_absent = pl.col("customer_id").is_in(absent([left], here)["customer_id"].implode())
     return Left(opt_outs=left.with_columns(_absent=is_absent), absent=count)
 
 
