@@ -1,8 +1,8 @@
 """Reconcile: one named end for every row, from files and ledger alone; then the account learns what was accepted.
 
 Writes `private/dispositions.parquet`: `row`, `bucket`, `code`, `batch`; beyond the rows of the export are the opt-outs of
-customers whom it does not speak of. Nothing is counted in memory along the way, so
-a crash loses no count, and a row that is missing or has two ends shows.
+customers whom it does not speak of. Nothing is counted in memory along the way, so a crash loses no count, and a row that is
+missing or has two ends shows.
 """
 
 from __future__ import annotations

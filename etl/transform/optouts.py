@@ -21,7 +21,8 @@ def opt_outs(quarantined: pl.LazyFrame, customers: pl.Series, earlier: pl.DataFr
     One for each customer of whom no row goes out (`customers` are the others) and the newest word on an opt-in is an exact
     `false`. A blank, and what is neither `true` nor `false`, is no word; one of an unknown moment is the newest if it is
     `false`, and the oldest if it is `true`. Older than all these are the words that `earlier` days have left, which have the
-    rows from `first` on. `row` is the newest row that says so, `_absent` whether the customer has disappeared; `updated_at` is left open.
+    rows from `first` on. `row` is the newest row that says so, `_absent` whether the customer has disappeared; `updated_at`
+    is left open.
     """
     broke = pl.col("codes").list.contains
     order = instant("updated_at") * _ROWS + pl.col("row").cast(pl.Int128)

@@ -1,8 +1,8 @@
 """The transform step: reads what validate wrote, writes profiles, and names the rows that do not become one.
 
 Writes `private/transformed/profiles/` (see `contracts.profiles`), `private/transformed/quarantine/` (rows with a newer
-version in quarantine), `private/transformed/optouts/` (profiles of the opt-outs that go alone; `_absent`: of a customer who has disappeared; those
-that no row of today says have numbers beyond) and `private/transformed/deduplicated.parquet` (`row`).
+version in quarantine), `private/transformed/optouts/` (profiles of the opt-outs that go alone; `_absent`: of a customer who has disappeared; the
+`row` of one that no record of today says is beyond theirs) and `private/transformed/deduplicated.parquet` (`row`).
 """
 
 from __future__ import annotations
