@@ -2,10 +2,10 @@
 
 A run reads the newest base of an earlier day as if it were the first file of its export, then what has landed since, and
 leaves a base of its own behind: of each customer the row that won. So a customer who is carried forward is judged and
-accounted for like any other. A base is made of landing files alone, and can be made again from them.
+accounted for like any other. A base is made of landing files, with what was put right in them, and can be made again.
 
-`private/base/<sync>/<day>.json` names the snapshot that has the rows (`file`), and the hash of every landing file that they
-were ever taken from (`made_of`).
+`private/base/<sync>/<day>.json` names the snapshot that has the rows (`file`), and every landing file that they were ever
+taken from, with its mark (`made_of`, `corrections.mark`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import date
 
 import polars as pl
 
+from etl import corrections
 from etl.run import RunContext
 from etl.snapshot import SNAPSHOTS, SourceFile, sources
 from etl.storage import Place
@@ -26,7 +27,7 @@ FOLDER = "private/base"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """The customers up to `file.day`, and the landing files that they are from, each with its hash."""
+    """The customers up to `file.day`, and the landing files that they are from, each with its mark."""
 
     sync: str
     file: SourceFile
@@ -37,9 +38,14 @@ class Base:
         """Where it is described in the work place."""
         return f"{FOLDER}/{self.sync}/{self.file.day}.json"
 
+    @property
+    def hashes(self) -> set[str]:
+        """Those of the landing files."""
+        return {mark.partition("+")[0] for mark in self.made_of.values()}
+
     def of(self, day: str) -> dict[str, str]:
         """What it is made of, as far as that landed for this day or an earlier one."""
-        return {name: sha256 for name, sha256 in self.made_of.items() if landed_for(name) <= day}
+        return {name: mark for name, mark in self.made_of.items() if landed_for(name) <= day}
 
 
 def landed_for(name: str) -> str:
@@ -73,13 +79,13 @@ def leave(ctx: RunContext, rows: pl.LazyFrame) -> str | None:
     earlier day was told anew while the run was under way, it leaves none, and the next run makes one.
     """
     files = sources(ctx, "crm")
-    landed = {file.name: file.sha256 for file in files if not file.carried}
+    landed = {file.name: corrections.mark(ctx, file.sha256) for file in files if not file.carried}
     known = bases(ctx.work, ctx.sync.name)
     read = [base for base in known if base.file in files]
     if not landed or (files[0].carried and not read):
         return None
     day = max(map(landed_for, landed))
-    made_of = {name: sha256 for base in read for name, sha256 in base.made_of.items()} | landed
+    made_of = {name: mark for base in read for name, mark in base.made_of.items()} | landed
     if any(base.file.day < day and not base.made_of.items() <= made_of.items() for base in known):
         return None
     stale = [base for base in known if base.file.day > day and base.of(day) != made_of]

@@ -1,13 +1,14 @@
 """Corrections: records of a day's CRM export that a person has put right, read in the place of what the file holds.
 
 A run keeps its own in `private/corrections/`, `released.arrow` as `profile-etl quarantine release` gave them and
-`used.arrow` as the run reads them; the next run of the day takes these over. They are of a file (`sha256`) and a `line`, so
-an export that is delivered anew knows nothing of them; `run` is the one whose quarantine was put right.
+`used.arrow` as the run reads them; whichever run reads the file next takes these over. They are of a file (`sha256`) and a
+`line`, so an export that is delivered anew knows nothing of them; `run` is the one whose quarantine was put right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import polars as pl
 
 from etl.reading import Block
 from etl.run import RunContext
+from etl.snapshot import SourceFile
 from etl.storage import Place
 
 FOLDER = "private/corrections"
@@ -28,22 +30,31 @@ def note(ctx: RunContext, fixes: pl.DataFrame) -> None:
     _write(ctx, _RELEASED, fixes)
 
 
-def take_over(ctx: RunContext, files: Iterable[str]) -> dict[str, Any]:
-    """Settles what the run reads: its own corrections, then those of the newest other run of the day that has some.
+def take_over(ctx: RunContext, files: Sequence[SourceFile], *, carried: Collection[str] = ()) -> dict[str, Any]:
+    """Settles what the run reads: its own corrections, then those of the other runs that may have read its files.
 
-    `rows` counts those of the given files (by their hashes), `outdated` the others, which are left out; `of` names the
-    runs that they belong to.
+    `rows` counts those of the files, `outdated` those of this day whose file is neither among them nor `carried` forward (by
+    its hash): they are left out; `of` names the runs that they belong to.
     """
+    read = [file.sha256 for file in files]
+    days = [file.day for file in files if not file.carried]
+    newest = _newest_of_days(ctx, since=min(days, default=str(ctx.day)))
     own = _read(ctx.place, _RELEASED)
-    others = (
-        ctx.work / run.run for run in ctx.ledger.runs(sync=ctx.sync.name, day=str(ctx.day)) if run.run != ctx.name
-    )
-    earlier = (_read(place, name) for place in others for name in (_USED, _RELEASED) if place.exists(name))
-    every = pl.concat([own, next(earlier, _NONE)], how="diagonal").unique(_IDENTITY, keep="first", maintain_order=True)
-    used = every.filter(pl.col("sha256").is_in(list(files)))
+    of_day = _first([own, newest.get(str(ctx.day), _NONE)])
+    every = _first([own, *newest.values()])
+    used = every.filter(pl.col("sha256").is_in(read))
     if every.height:
         _write(ctx, _USED, used)
-    return {"rows": used.height, "outdated": every.height - used.height, "of": sorted(used["run"].unique())}
+    outdated = of_day.filter(~pl.col("sha256").is_in([*read, *carried]))
+    return {"rows": used.height, "outdated": outdated.height, "of": sorted(used["run"].unique())}
+
+
+def mark(ctx: RunContext, sha256: str) -> str:
+    """What a run has read of a file: its hash, and that of the corrections, if there are any."""
+    fixes = of(ctx.place).filter(pl.col("sha256") == sha256).drop("sha256", "run").sort("line")
+    if fixes.is_empty():
+        return sha256
+    return f"{sha256}+{hashlib.sha256(fixes.select(sorted(fixes.columns)).write_csv().encode()).hexdigest()}"
 
 
 def of(place: Place) -> pl.DataFrame:
@@ -71,6 +82,23 @@ def corrected(ctx: RunContext, sha256: str, blocks: Iterable[Block]) -> Iterator
             rows=pl.concat([as_read, put_right]).sort("_record"),
             unparsable=block.unparsable.filter(~is_fixed),
         )
+
+
+def _newest_of_days(ctx: RunContext, *, since: str) -> dict[str, pl.DataFrame]:
+    """The corrections of the newest other run of each day that has some, those of the run that began last first."""
+    found: dict[str, tuple[float, pl.DataFrame]] = {}
+    for run in ctx.ledger.runs_of_days(ctx.sync.name, since=since):
+        place = ctx.work / run.run
+        name = next((name for name in (_USED, _RELEASED) if place.exists(name)), None)
+        if name and run.run != ctx.name and run.day not in found:
+            found[run.day] = (run.started_at, _read(place, name))
+    in_order = sorted(found.items(), key=lambda each: each[1][0], reverse=True)
+    return {day: fixes for day, (_, fixes) in in_order}
+
+
+def _first(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The first correction of each record."""
+    return pl.concat(frames, how="diagonal").unique(_IDENTITY, keep="first", maintain_order=True)
 
 
 def _read(place: Place, name: str) -> pl.DataFrame:

@@ -143,9 +143,9 @@ def decide(
     `confirms` goes by what was confirmed: that another endpoint of the account took a profile which may not even be there is
     no reason to leave it out. An `opt_out` says nothing else of its profile, and is as before if the account has got just
     that with whatever it accepted last. `sent`, `known`, `known_tags`, `as_of` and `confirmed_on` are what the state
-    remembers; `flips` says whether an opt-in turns into its opposite, null for a profile that is not known, and `opts_out`
-    whether one turns false. `due` marks unchanged ones that are to be sent all the same where there is room, because the
-    vendor forgets a profile that is idle: each of them once in `refresh_days`.
+    remembers; `flips` says whether an opt-in turns into its opposite, or an opt-out is the first word on it, null for a
+    profile that is not known, and `opts_out` whether one turns false. `due` marks unchanged ones that are to be sent all the
+    same where there is room, because the vendor forgets a profile that is idle: each of them once in `refresh_days`.
     """
     names = {"fingerprint": "sent", "tags": "known_tags", **{name: f"told_{name}" for name in OPT_INS}}
     known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", "opt_out", *OPT_INS))
@@ -164,8 +164,9 @@ def decide(
             & pl.col("outcome").is_in(_DELIVERED)
             & _has_had_its_turn(records["key"], day, refresh_days)
         )
-    flips = pl.any_horizontal((pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS)
-    falls = pl.any_horizontal((pl.col(name) < pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS)
+    turns = [(pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS]
+    turns.append(pl.col("opt_out") & got_it.fill_null(value=False).not_())
+    falls = [(pl.col(name) < pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS]
     is_delivered = pl.col("outcome").is_in(_DELIVERED)
     as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
     bucket = pl.when(same).then(as_before).when(pl.col("as_of") > day).then(pl.lit(Bucket.SUPERSEDED.value))
@@ -177,8 +178,8 @@ def decide(
         known_tags="known_tags",
         confirmed_on="confirmed_on",
         as_of="as_of",
-        flips=pl.when(pl.col("as_of").is_not_null()).then(flips),
-        opts_out=pl.col("opt_out") | falls,
+        flips=pl.when(pl.col("as_of").is_not_null()).then(pl.any_horizontal(turns)),
+        opts_out=pl.any_horizontal("opt_out", *falls),
         due=due.fill_null(value=False),
     )
 

@@ -13,6 +13,8 @@ from etl.ledger import Ledger, counts_of
 from etl.model import Batch, BatchState, Bucket, Counts
 from etl.storage import Place
 
+# The end of every row of a run, once it is reconciled.
+DISPOSITIONS = "private/dispositions.parquet"
 REFERENCES: dict[str, Any] = {
     "row": pl.UInt64,
     "key": pl.String,

@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 import polars as pl
 
 from etl import parts, validate
-from etl.ends import UNIDENTIFIED
+from etl.ends import DISPOSITIONS, UNIDENTIFIED
 from etl.ledger import Ledger, Run
 from etl.model import Batch, BatchState, Bucket
-from etl.reconcile import DISPOSITIONS
 from etl.settings import Settings
 from etl.storage import Place
-from etl.transform.step import QUARANTINES
+from etl.transform.step import OPT_OUTS, QUARANTINES
 
 _RUNS = 1_000
 
@@ -30,11 +29,12 @@ def explain(settings: Settings, customer_id: str) -> Iterator[str]:
         batches = {batch.id: batch for batch in ledger.batches(run.run)}
         yield f"{run.day}  {run.sync} to {run.destination}, {datetime.fromtimestamp(run.started_at, UTC):%Y-%m-%d %H:%M}Z"
         for record in _ended(place, found).iter_rows(named=True):
-            yield f"    line {record['line']:,}: {_end(run, record, batches)}"
+            where = "opt-out without a record" if record["line"] is None else f"line {record['line']:,}"
+            yield f"    {where}: {_end(run, record, batches)}"
 
 
 def _records(place: Place, customer_id: str) -> pl.DataFrame:
-    """`row` and `line` of the customer's records in the CRM export of a run."""
+    """`row` and `line` of the customer's records in the CRM export of a run, and of an opt-out that none of them says."""
     frames = [pl.DataFrame(schema={"row": pl.UInt64, "line": pl.UInt64})]
     for folder in ("valid", "quarantine"):
         frames += [
@@ -43,7 +43,11 @@ def _records(place: Place, customer_id: str) -> pl.DataFrame:
             )
             for frame in parts.frames(place, f"{validate.FOLDER}/crm/{folder}", ["customer_id", "row", "line"])
         ]
-    return pl.concat(frames).sort("row")
+    frames += [
+        frame.filter(pl.col("customer_id") == customer_id).select("row", line=pl.lit(None, dtype=pl.UInt64))
+        for frame in parts.frames(place, OPT_OUTS, ["customer_id", "row"])
+    ]
+    return pl.concat(frames).unique("row", keep="first", maintain_order=True).sort("row")
 
 
 def _ended(place: Place, found: pl.DataFrame) -> pl.DataFrame:

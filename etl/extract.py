@@ -36,7 +36,8 @@ def extract(ctx: RunContext) -> dict[str, Any]:
 
     Raises ExportError when there is no CRM export for the day, and when a file cannot be taken as it is.
     """
-    crm = _crm(ctx)
+    known = base.newest(ctx) if ctx.sync.crm_mode == "delta" else None
+    crm = _crm(ctx, known)
     days = [ctx.day - timedelta(days=back) for back in reversed(range(POS_DAYS))]
     pos = {day: list(_take(ctx, "pos", day)) for day in days} if ctx.sync.pos else {}
     exports = ("crm", "pos") if ctx.sync.pos else ("crm",)
@@ -44,13 +45,13 @@ def extract(ctx: RunContext) -> dict[str, Any]:
         "files": [asdict(file) for file in (*crm, *(file for files in pos.values() for file in files))],
         "pos_gaps": [str(day) for day, files in pos.items() if not files],
         "pos_incomplete": not pos.get(ctx.day),
-        "corrected": corrections.take_over(ctx, {file.sha256 for file in crm}),
+        "corrected": corrections.take_over(ctx, crm, carried=known.hashes if known else ()),
         "ignored": [name for export in exports for name in _ignored(ctx.landing, f"{export}/{ctx.day}")],
     }
 
 
-def _crm(ctx: RunContext) -> list[SourceFile]:
-    """The day's CRM files; of exports that hold only what changed, those since the newest base, and the base."""
+def _crm(ctx: RunContext, known: base.Base | None) -> list[SourceFile]:
+    """The day's CRM files; of exports that hold only what changed, those since the base that is known, and the base."""
     if ctx.sync.crm_mode == "full":
         files = list(_take(ctx, "crm", ctx.day))
         if files:
@@ -59,7 +60,6 @@ def _crm(ctx: RunContext) -> list[SourceFile]:
         raise ExportError(
             f"no CRM export in {folder}: expected a csv, csv.gz, ndjson or parquet file", code="crm_missing"
         )
-    known = base.newest(ctx)
     since = known.file.day if known else ""
     days = [name for name in ctx.landing.names("crm") if since < name <= str(ctx.day) and _is_day(name)]
     landed = [file for day in days for file in _take(ctx, "crm", date.fromisoformat(day))]

@@ -42,7 +42,8 @@ def shut(figures: Figures) -> dict[str, str]:
     if landed >= _RECORDS and figures.bad > figures.bad_share * landed:
         share = f"{figures.bad:,} of {landed:,} CRM records"
         why[BAD_SHARE] = f"{share} break the contract, where up to {figures.bad_share:.0%} are usual"
-    if figures.records >= _RECORDS and figures.flipped > _FLIPPED * figures.known:
+    # A cut export has few records, but customers who have disappeared from it are among the known.
+    if max(figures.records, figures.known) >= _RECORDS and figures.flipped > _FLIPPED * figures.known:
         share = f"{figures.flipped:,} of {figures.known:,} known customers"
         why[OPT_INS] = f"{share} are opted in or out at once, where up to {_FLIPPED:.0%} are usual"
     return why

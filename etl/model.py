@@ -230,7 +230,7 @@ class RunReport:
     """What happened, as `run_report.json` says it (spec section 8).
 
     Of the CRM records, so many were `carried` forward; so many customers of the last day that was run are `absent` from a
-    full export, None where that is not known.
+    full export, None where that is not known. Of the `optouts_sent`, so many are those of absent customers.
     """
 
     sync: str
@@ -251,6 +251,7 @@ class RunReport:
     carried: int = 0
     absent: int | None = None
     optouts_sent: int = 0
+    absent_unsubscribed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The report in the order of spec section 8."""

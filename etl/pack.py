@@ -1,7 +1,7 @@
 """Pack: encodes the profiles, leaves out what the account knows already, and stages the exact bytes of every call.
 
 Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `tags`, `fingerprint`, the opt-ins,
-`opt_out`: it is of a row in quarantine, and says nothing else; these come first), and for each plan of the run
+`opt_out`: it is an opt-out that goes alone, and says nothing else; these come first), and for each plan of the run
 `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`, `fingerprint`,
 `memory`, the opt-ins, `tags`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`,
 `code` of what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A
@@ -95,9 +95,11 @@ def render(ctx: RunContext) -> dict[str, Any]:
         counts["left"] = [name for name in ctx.sync.cleared if name not in endpoint.clears]
         if endpoint.identity != _UNIQUE:
             known = parts.scan(ctx.place, transform.PROFILES, _NOBODY)
-            everyone = pl.concat([known, opt_outs.lazy()], how="diagonal")
+            # A customer who has disappeared does not speak for those who are there, as their records may have been merged.
+            for_all = opt_outs.with_columns(email_opt_in=pl.when("_absent").then(None).otherwise("email_opt_in"))
+            everyone = pl.concat([known, for_all.lazy()], how="diagonal")
             shared = shared_identities(everyone.filter(~is_gone), endpoint.identity)
-        for number, part in enumerate(chain([opt_outs], parts.frames(ctx.place, transform.PROFILES))):
+        for number, part in enumerate(chain([opt_outs.drop("_absent")], parts.frames(ctx.place, transform.PROFILES))):
             records = _records(endpoint, part, shared, ctx.sync.own, clear if number else ()).with_columns(
                 opt_out=pl.lit(number == 0)
             )
@@ -110,13 +112,14 @@ def render(ctx: RunContext) -> dict[str, Any]:
 
 
 def _opt_outs(ctx: RunContext, endpoint: Destination) -> pl.DataFrame:
-    """The opt-outs in quarantine that the vendor has a field for, each with the identity of its profile and nothing else."""
+    """The opt-outs that the vendor has a field for, each with the identity of its profile and nothing else; and `_absent`."""
     key = pl.coalesce(endpoint.identity)
     identity = (pl.when(pl.col(name) == key).then(name).alias(name) for name in endpoint.identity)
     is_said = pl.any_horizontal(pl.lit(value=False), *(pl.col(name).is_not_null() for name in endpoint.opt_ins))
-    some = pl.concat([pl.DataFrame(schema=_NOBODY), *parts.frames(ctx.place, transform.OPT_OUTS)])
+    nobody = pl.DataFrame(schema=_NOBODY | {"_absent": pl.Boolean})
+    some = pl.concat([nobody, *parts.frames(ctx.place, transform.OPT_OUTS)], how="diagonal")
     some = some.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in ctx.sync.own)
-    alone = some.filter(key.is_not_null() & is_said).select("row", *identity, *endpoint.opt_ins)
+    alone = some.filter(key.is_not_null() & is_said).select("row", "_absent", *identity, *endpoint.opt_ins)
     return pl.concat([some.clear(), alone], how="diagonal")
 
 
@@ -311,7 +314,7 @@ def _settled_rows(ctx: RunContext) -> pl.Series:
 
 
 def _limit(ctx: RunContext, settled: pl.Series, decided: _Decisions) -> int:
-    """How many rows this plan may send; profiles that earlier plans of the run have sent count, opt-outs in quarantine never."""
+    """How many rows this plan may send; profiles that earlier plans of the run have sent count, opt-outs that go alone never."""
     if ctx.options.limit is None:
         return sys.maxsize
     opt_outs = [part.filter("opt_out")["row"] for part in islice(parts.frames(ctx.place, RECORDS), 1)]

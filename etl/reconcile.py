@@ -1,7 +1,8 @@
 """Reconcile: one named end for every row, from files and ledger alone; then the account learns what was accepted.
 
-Writes `private/dispositions.parquet`: `row`, `bucket`, `code`, `batch`. Nothing is counted in memory along the way, so
-a crash loses no count, and a row that is missing or has two ends shows.
+Writes `private/dispositions.parquet`: `row`, `bucket`, `code`, `batch`; beyond the rows of the export are the opt-outs of
+customers whom it does not speak of. Nothing is counted in memory along the way, so a crash loses no count, and a row that is
+missing or has two ends shows.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ from typing import Any
 import polars as pl
 
 from etl import parts, validate
-from etl.ends import UNIDENTIFIED, batch_rows, plan_folder, row_ends, share
+from etl.ends import DISPOSITIONS, UNIDENTIFIED, batch_rows, plan_folder, row_ends, share
 from etl.ledger import codes_of, counts_of
 from etl.model import AttemptOutcome, BatchState, Bucket
 from etl.pack import IDENTITY_SHARED, current_plan
 from etl.run import RunContext
 from etl.state import absorb, load_state, seen_by
 from etl.transform.step import FOLDER as TRANSFORMED
-from etl.transform.step import QUARANTINES
+from etl.transform.step import OPT_OUTS, QUARANTINES
 
-DISPOSITIONS = "private/dispositions.parquet"
 _COLUMNS = pl.Schema({"row": pl.UInt64, "bucket": pl.String, "code": pl.String, "batch": pl.String})
 # The code of an end that needs none of its own.
 _OF_ITSELF = {Bucket.PROCESSING.value: "incomplete", Bucket.STUCK.value: "stuck", Bucket.UNREPORTED.value: "unreported"}
@@ -32,7 +32,8 @@ _EXPLAINED = (Bucket.NOT_SENT, Bucket.UNKNOWN, Bucket.PROCESSING, Bucket.UNREPOR
 def reconcile(ctx: RunContext) -> dict[str, Any]:
     """Counts the rows of each bucket and the reasons; `balanced` says whether every row has exactly one end.
 
-    The row of an opt-out stays quarantined; `opt_outs` counts apart how these ended.
+    The row of an opt-out stays quarantined, or there is none; `opt_outs` counts apart how these ended, and `absent` those of
+    customers who have disappeared.
     """
     plan = current_plan(ctx).plan
     account = ctx.connection.account
@@ -40,18 +41,21 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
         absorb(ctx.work, ctx.ledger, account, fence=fence, seen=seen_by(ctx.work, ctx.name, plan, ctx.day))
         _supersede(ctx)
     bad = pl.concat([pl.DataFrame(schema=_COLUMNS), *_quarantined(ctx)])
+    records = ctx.result("validate")["crm"]["records"]
     found, opt_outs = [], [bad.clear()]
     for frame in _dispositions(ctx, plan):
         # A row in quarantine has its end; what is sent of it is its opt-out.
-        is_opt_out = frame["row"].is_in(bad["row"].implode())
-        opt_outs.append(frame.filter(is_opt_out & frame["code"].ne_missing(IDENTITY_SHARED)))
-        found.append(frame.filter(~is_opt_out))
+        is_bad, is_beyond = frame["row"].is_in(bad["row"].implode()), frame["row"] >= records
+        # Somebody else speaks for the person, or the vendor, who would not take the id, cannot know it.
+        is_moot = (frame["code"] == IDENTITY_SHARED) | (is_beyond & (frame["bucket"] == Bucket.UNSENDABLE.value))
+        opt_outs.append(frame.filter((is_bad | is_beyond) & ~is_moot.fill_null(value=False)))
+        found.append(frame.filter(~is_bad))
     sent = pl.concat(opt_outs)
     bad = bad.drop("batch").join(sent.select("row", "batch"), on="row", how="left", maintain_order="left")
-    ends = pl.concat([bad, *found]).sort("row")
+    every = pl.concat([bad, *found]).sort("row")
     with ctx.place.staged(DISPOSITIONS) as path:
-        ends.write_parquet(path)
-    records = ctx.result("validate")["crm"]["records"]
+        every.write_parquet(path)
+    ends = every.filter(pl.col("row") < records)
     counted = _counted(ctx, ends)
     rows = {"records_in": records, **{bucket.value: counted.get(bucket.value, 0) for bucket in Bucket}}
     pos = ctx.result("transform")["pos"]
@@ -61,11 +65,19 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
     return {
         "rows": rows,
         "opt_outs": _counted(ctx, sent),
+        "absent": _counted(ctx, sent.filter(pl.col("row").is_in(_absent_rows(ctx).implode()))),
         "pos": pos,
         "reasons": _reasons(ctx, ends),
         "balanced": bool(each_once and in_range and pos_adds_up and sum(counted.values()) == records),
         "duplicates_possible": _duplicates_possible(ctx),
     }
+
+
+def _absent_rows(ctx: RunContext) -> pl.Series:
+    """The opt-outs of customers whom `on_absent` of the sync unsubscribes."""
+    nobody = pl.DataFrame(schema={"row": pl.UInt64, "_absent": pl.Boolean})  # an earlier version has not written these
+    opt_outs = pl.concat([nobody, *parts.frames(ctx.place, OPT_OUTS)], how="diagonal")
+    return opt_outs.filter(pl.col("_absent") & (ctx.sync.on_absent == "unsubscribe"))["row"]
 
 
 def _supersede(ctx: RunContext) -> None:

@@ -45,6 +45,7 @@ def report(ctx: RunContext) -> RunReport:
         absent=ctx.result("transform").get("absent"),
         carried=validated["crm"].get("carried", 0),  # an earlier version has not counted them
         optouts_sent=sum(account["opt_outs"].get(bucket, 0) for bucket in _DELIVERED),
+        absent_unsubscribed=sum(account["absent"].get(bucket, 0) for bucket in _DELIVERED),
     )
     return _close(ctx, made)
 
@@ -96,7 +97,8 @@ def as_text(report: RunReport) -> str:
         *_beside(
             (report.carried, "of them carried forward from earlier exports"),
             (report.absent, "customers of the last day that was run are absent from this export"),
-            (report.optouts_sent, "opt-outs of rows in quarantine were sent, and nothing else of these rows"),
+            (report.optouts_sent, OPT_OUTS_SENT),
+            (report.absent_unsubscribed, "of these are of customers who are absent (on_absent of the sync)"),
         ),
     ]
     if report.pos.get("records_in"):
@@ -186,6 +188,7 @@ WORDS = SENTENCES | {
     "crashed": "The process ended between sending and the answer.",
     "no_acknowledgement": "The vendor's answer was not its acknowledgement.",
 }
+OPT_OUTS_SENT = "opt-outs were sent alone, of rows in quarantine or of customers whom this export does not speak of"
 _STOPS = {
     "awaiting": "the vendor still works on earlier batches; run it again when they are done",
     "quota": "the quota is used up for now",
@@ -290,10 +293,10 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
 
 
 def _held_back(opt_outs: dict[str, int]) -> list[str]:
-    """Opt-outs in quarantine that the vendor has not got from this run or an earlier one."""
+    """Opt-outs that go alone and that the vendor has not got from this run or an earlier one."""
     fine = (*_DELIVERED, Bucket.UNCHANGED, Bucket.SUPERSEDED)
     ends = [f"{count:,} {end.replace('_', ' ')}" for end, count in opt_outs.items() if end not in fine]
-    return [f"optouts_held_back: of the opt-outs in quarantine {', '.join(ends)}"] if ends else []
+    return [f"optouts_held_back: of the opt-outs that go alone {', '.join(ends)}"] if ends else []
 
 
 def _close(ctx: RunContext, made: RunReport) -> RunReport:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from etl.model import BatchState, RunReport
-from etl.report import NOTICES, next_step, sentence_of
+from etl.report import NOTICES, OPT_OUTS_SENT, next_step, sentence_of
 from etl.storage import Place
 
 # What it means that a record ended there; docs/report.md says the same.
@@ -154,10 +154,11 @@ def _summary(report: RunReport) -> Iterable[_Markup]:
     if not report.rows["records_in"] and report.exit_code:
         yield _tag("p", "Nothing was sent.")
     yield _tag("p", next_step(report))
+    unsubscribed = f"; {report.absent_unsubscribed:,} of these have disappeared" if report.absent_unsubscribed else ""
     beside = (
         (report.carried, "of the CRM records were carried forward from earlier exports."),
         (report.absent, "customers of the last day that was run are absent from this export."),
-        (report.optouts_sent, "opt-outs of rows in quarantine were sent, and nothing else of these rows."),
+        (report.optouts_sent, f"{OPT_OUTS_SENT}{unsubscribed}."),
         (report.duplicates_possible, "rows may have been delivered twice: their first outcome is unknown."),
     )
     for count, said in beside:

@@ -74,6 +74,8 @@ class Sync:
 
     `crm_mode` is full where each CRM export holds every customer, delta where it holds those who changed: all others are
     carried forward then, also on days without a CRM export, as long as the last one is at most `crm_max_age_days` old.
+    `on_absent` says what becomes of a customer who has disappeared from a full export: `ignore` (default), or `unsubscribe`,
+    which sends an opt-out and nothing else.
 
     With `wait_for_export_hours` a run waits so long, from when it was due, for its CRM export. `asset` names an Airflow
     asset whose events start runs in the place of `schedule`: one for each partition, whose key is the day
@@ -95,6 +97,7 @@ class Sync:
     normalise: Normalise = field(default_factory=Normalise)
     crm_mode: Literal["full", "delta"] = "full"
     crm_max_age_days: int = 0
+    on_absent: Literal["ignore", "unsubscribe"] = "ignore"
     wait_for_export_hours: float | None = None
     asset: str | None = None
 
@@ -104,6 +107,12 @@ class Sync:
             raise ConfigError(f"sync {self.name}: crm_mode is full or delta, not {self.crm_mode!r}")
         if self.crm_max_age_days < 0 or (self.crm_max_age_days and self.crm_mode == "full"):
             raise ConfigError(f"sync {self.name}: crm_max_age_days is for crm_mode delta, and a number of days from 0")
+        if self.on_absent not in {"ignore", "unsubscribe"}:
+            raise ConfigError(f"sync {self.name}: on_absent is ignore or unsubscribe, not {self.on_absent!r}")
+        if self.on_absent == "unsubscribe" and self.crm_mode == "delta":
+            raise ConfigError(
+                f"sync {self.name}: on_absent unsubscribe is for crm_mode full; who is not in an export of changes has not left"
+            )
         hours = self.wait_for_export_hours
         if hours is not None and not 0 < hours <= _LONGEST_WAIT_HOURS:
             raise ConfigError(

@@ -39,11 +39,10 @@ def erased_rows(work: Place, profiles: Iterable[pl.DataFrame], days: Sequence[tu
         hashed, firsts = _keyed_hash(_key(work)), [first for first, _ in days]
         for part in profiles:
             erased = (last.get(hashed(id_), "") for id_ in part["customer_id"])
-            rows.append(
-                part["row"].filter(
-                    [on >= days[bisect_right(firsts, row) - 1][1] for row, on in zip(part["row"], erased, strict=True)]
-                )
-            )
+            is_gone = [
+                on >= days[bisect_right(firsts, row) - 1][1] for row, on in zip(part["row"], erased, strict=True)
+            ]
+            rows.append(part["row"].filter(pl.Series(is_gone, dtype=pl.Boolean)))
     return pl.concat(rows)
 
 

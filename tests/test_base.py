@@ -9,7 +9,7 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
-from etl import base, pipeline
+from etl import base, corrections, pipeline, quarantine
 from etl.erase import erase
 from etl.errors import ConfigError
 from etl.purge import purge
@@ -193,6 +193,65 @@ def test_what_is_told_of_a_past_day_reaches_the_days_after_it(installation, emul
     assert _days(installation) == [str(MONDAY), str(WEDNESDAY)]
     _run(installation, MONDAY)  # with nothing new, nothing is made anew
     assert _days(installation) == [str(MONDAY), str(WEDNESDAY)]
+
+
+def _release(installation, day, path, **values):
+    """A person puts all quarantined rows of a day right."""
+    ctx = installation.context(day, run_id=pipeline.new_run_id("release"))
+    ctx = replace(ctx, sync=replace(ctx.sync, crm_mode="delta"))
+    wanted = {"sync": ctx.sync.name, "day": str(day), "destination": ctx.destination, "export": "crm"}
+    found = quarantine.newest(ctx.work, ctx.ledger, **wanted)
+    quarantine.write_csv(found.rows, path)
+    pl.read_csv(path, infer_schema=False).with_columns(**{k: pl.lit(v) for k, v in values.items()}).write_csv(path)
+    corrections.note(ctx, quarantine.put_right(path, found))
+    report = pipeline.run(ctx)
+    assert report.balanced
+    return report
+
+
+@pytest.fixture
+def put_right_on_tuesday(installation, tmp_path):
+    """A row of Monday that was put right when Tuesday had been run already."""
+    for day, customers in ((MONDAY, {"C-1": {}, "C-2": {"email": "nobody"}}), (TUESDAY, {"C-3": {}})):
+        installation.land(customers, day)
+        _run(installation, day)
+    installation.clock.now += 1
+    report = _release(installation, MONDAY, tmp_path / "rows.csv", email="c-2@example.org")
+    assert (report.rows["accepted"], report.rows["unchanged"]) == (1, 1)
+
+
+@pytest.mark.usefixtures("put_right_on_tuesday")
+def test_what_was_put_right_in_a_past_day_reaches_the_days_after_it(installation, emulator):
+    """Later bases without it are made anew, once."""
+    installation.land({"C-4": {}}, WEDNESDAY)
+    _receipts(installation, WEDNESDAY, "C-2")
+    assert _run(installation, WEDNESDAY).carried == 2
+    assert _orders(emulator)["C-2"] == 1
+    assert _rows(installation).keys() == {"C-1", "C-2", "C-3", "C-4"}
+    installation.clock.now += 1
+    assert _run(installation, MONDAY).rows["quarantined"] == 0
+    assert _days(installation) == [str(MONDAY), str(WEDNESDAY)]
+
+
+@pytest.mark.usefixtures("put_right_on_tuesday")
+def test_a_base_that_is_made_again_has_what_was_put_right(installation, tmp_path):
+    """Whichever day's run reads the file again, and of whichever day the run was in which it was put right."""
+    shutil.rmtree(installation.root / "work" / "private" / "base")
+    installation.land({"C-4": {"email": "nobody"}}, WEDNESDAY)
+    report = _run(installation, WEDNESDAY)
+    assert (report.carried, report.rows["quarantined"], len(_rows(installation))) == (0, 1, 3)
+    installation.clock.now += 1
+    _release(installation, WEDNESDAY, tmp_path / "rows.csv", email="c-4@example.org")
+    assert _rows(installation).keys() == {"C-1", "C-2", "C-3", "C-4"}
+    installation.clock.now += 1
+    _run(installation, MONDAY)
+    assert _days(installation) == [str(MONDAY), str(WEDNESDAY)]
+    installation.clock.now += 1
+    report = _run(installation, WEDNESDAY)
+    assert (report.carried, report.rows["quarantined"], _rows(installation).keys()) == (
+        2, 0, {"C-1", "C-2", "C-3", "C-4"},
+    )  # fmt: skip
+    assert not [notice for notice in report.notices if notice.startswith("corrections_outdated")]
 
 
 def test_a_base_stays_whose_files_are_gone(installation):

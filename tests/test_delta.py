@@ -111,7 +111,7 @@ def test_an_opt_in_flips_when_it_turns_into_its_opposite(model, told):
 
 @given(known, opt_ins, days)
 def test_an_opt_out_alone_is_as_before_if_the_account_has_got_it(old, told, day):
-    """With whatever was accepted last; what is in doubt, or may have been half applied, does not count."""
+    """With whatever was accepted last; what is in doubt, or may have been half applied, does not count. Else it is a turn."""
     out = tuple(False if word is False else None for word in told)
     wanted, model = records({"C-0": 9}, {"C-0": out}, opt_out=True), State.load([frame({"C-0": old})])
     has_got_it = all(
@@ -120,7 +120,7 @@ def test_an_opt_out_alone_is_as_before_if_the_account_has_got_it(old, told, day)
     is_through = old.outcome in {"accepted", "confirmed"}
     expected = "unchanged" if has_got_it and is_through else "superseded" if old.as_of > day else None
     [found] = decide(wanted, model, day).rows(named=True)
-    assert (found["bucket"], found["sent"]) == (expected, old.fingerprint)
+    assert (found["bucket"], found["sent"], found["flips"]) == (expected, old.fingerprint, not has_got_it)
     full = decide(wanted, model, day, full=True)["bucket"].item()
     assert full == ("superseded" if old.as_of > day else None)
 

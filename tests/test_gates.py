@@ -65,7 +65,8 @@ def refused(report) -> list[str]:
         ({"flipped": 10}, []),
         ({"flipped": 11}, ["opt_ins_flipped"]),
         ({"flipped": 11, "known": 1_100}, []),
-        ({"records": 999, "flipped": 999}, []),
+        ({"records": 999, "known": 999, "flipped": 999}, []),
+        ({"records": 999, "flipped": 11}, ["opt_ins_flipped"]),
         ({"records": 9_999, "bad": 9_999, "flipped": 999}, ["volume_unusual", "bad_share_high", "opt_ins_flipped"]),
     ],
 )

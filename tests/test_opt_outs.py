@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl import pipeline
+from etl.erase import erase
 from etl.explain import explain
-from etl.report import read_report
+from etl.report import as_text, read_report
 from etl.syncs import Normalise
 from etl.transform.optouts import opt_outs
 from etl.validate import EXPORTS, quarantine_schema
@@ -172,7 +173,7 @@ def test_an_opt_out_in_doubt_leaves_the_run_unfinished_and_is_said_again(install
     emulator.faults({"status": 503})
     report = installation.run(MONDAY)
     assert (_buckets(report), report.optouts_sent, report.exit_code) == ({"quarantined": 1}, 0, 3)
-    assert "optouts_held_back: of the opt-outs in quarantine 1 unknown" in report.notices
+    assert "optouts_held_back: of the opt-outs that go alone 1 unknown" in report.notices
     emulator.heal()
     again = installation.run(MONDAY)
     assert (_buckets(again), again.optouts_sent, again.exit_code) == ({"quarantined": 1}, 1, 1)
@@ -192,6 +193,119 @@ def test_an_opt_out_that_the_vendor_confirms_late_is_counted_then(install, emula
         installation.run(day)
     renewed = read_report(ctx.place)
     assert (renewed.optouts_sent, renewed.exit_code) == (1, 1)
+
+
+# --- what was not delivered is left to the next day --------------------------------------------------------------------
+
+
+@pytest.fixture(params=["full", "delta"])
+def daily(installation, request):
+    """Runs a day of the sync with exports of everybody, or of changes."""
+
+    def run(day, **options):
+        ctx = installation.context(day, run_id=pipeline.new_run_id("cli"), **options)
+        report = pipeline.run(replace(ctx, sync=replace(ctx.sync, crm_mode=request.param, crm_max_age_days=0)))
+        assert report.balanced
+        return report
+
+    return run
+
+
+REFUSED = {"status": 401}
+
+
+def test_an_opt_out_that_was_not_delivered_is_left_to_the_days_after(installation, emulator, daily):
+    """Until one gets it through, if no export speaks of the customer; then it costs no call any more."""
+    _land(installation, SUNDAY, {}, {"customer_id": "C-2"})
+    daily(SUNDAY)
+    _land(installation, MONDAY, {**BROKEN, "email_opt_in": "false"}, {"customer_id": "C-2", "city": "Nice"})
+    emulator.faults(REFUSED)
+    assert daily(MONDAY).exit_code == 3
+    _land(installation, TUESDAY, {"customer_id": "C-2", "city": "Paris"})
+    report = daily(TUESDAY)
+    assert (report.exit_code, report.optouts_sent) == (3, 0)
+    assert "optouts_held_back: of the opt-outs that go alone 1 not sent" in report.notices
+    emulator.heal()
+    _land(installation, WEDNESDAY, {"customer_id": "C-2", "city": "Lyon"})
+    report = daily(WEDNESDAY)
+    assert (report.optouts_sent, report.exit_code, report.absent_unsubscribed) == (1, 0, 0)
+    assert "1  opt-outs were sent alone" in as_text(report)
+    assert _held(emulator)["$email_marketing"] == "unsubscribed"
+    assert "opt-out without a record: accepted; batch" in "\n".join(explain(installation.settings, "C-1"))
+    thursday = WEDNESDAY + timedelta(days=1)
+    _land(installation, thursday, {"customer_id": "C-2", "city": "Lyon"})
+    assert (daily(thursday).batches, _held(emulator)["$email_marketing"]) == ([], "unsubscribed")
+    assert str(thursday) not in "".join(explain(installation.settings, "C-1")), (
+        "what was delivered is not kept any more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "held"),
+    [
+        ({}, "subscribed"),
+        ({**BROKEN, "email_opt_in": "true"}, "subscribed"),
+        ({**BROKEN, "email_opt_in": ""}, "unsubscribed"),
+    ],
+)
+def test_a_newer_word_takes_the_place_of_what_was_left(installation, emulator, daily, row, held):
+    """Of a good row, or of a bad one that says yes; one that says nothing leaves it as it is."""
+    _land(installation, SUNDAY, {})
+    daily(SUNDAY)
+    _land(installation, MONDAY, {**BROKEN, "email_opt_in": "false"})
+    emulator.faults(REFUSED)
+    daily(MONDAY)
+    emulator.heal()
+    _land(installation, TUESDAY, {"sms_opt_in": ""} | row)
+    assert daily(TUESDAY).optouts_sent == (held == "unsubscribed")
+    assert _held(emulator)["$email_marketing"] == held
+
+
+def test_neither_a_limit_nor_a_retry_loses_what_was_left(installation, emulator, daily):
+    """It is counted by no limit, and `retry` of the day sends what got no answer."""
+    _land(installation, MONDAY, {**BROKEN, "email_opt_in": "false"})
+    emulator.faults({"status": 400})
+    daily(MONDAY)
+    emulator.heal()
+    _land(installation, TUESDAY, {"customer_id": "C-2"})
+    report = daily(TUESDAY, limit=0)
+    assert "optouts_held_back: of the opt-outs that go alone 1 rejected" in report.notices
+    again = pipeline.retry(installation.context(TUESDAY, run_id="retry-1", retry=True))
+    assert again.optouts_sent == 1
+    assert _held(emulator) == {"$email_marketing": "unsubscribed"}
+
+
+def test_an_older_day_does_not_take_over_from_a_newer_one(installation, emulator, daily):
+    """What is left goes one way in time, and the newest run of a day counts."""
+    _land(installation, TUESDAY, {"customer_id": "C-2"}, {**BROKEN, "email_opt_in": "false"})
+    daily(TUESDAY)
+    _land(installation, MONDAY, {"customer_id": "C-2"})
+    assert daily(MONDAY).optouts_sent == 0
+    installation.clock.now += 1
+    _land(installation, TUESDAY, {"customer_id": "C-2"})  # as it is delivered anew, it was a mistake
+    daily(TUESDAY)
+    _land(installation, WEDNESDAY, {"customer_id": "C-2"})
+    report = daily(WEDNESDAY, full=True)
+    assert (report.optouts_sent, _buckets(report)["accepted"]) == (0, 1)
+
+
+def test_whoever_was_erased_leaves_no_opt_out(installation, emulator, daily):
+    """No file has them any more; those of the others stay, in the same one."""
+    out = {**BROKEN, "email_opt_in": "false"}
+    _land(installation, SUNDAY, out, {**out, "customer_id": "C-2", "email": "c2@example.org"})
+    emulator.faults({"status": 400})
+    daily(SUNDAY)
+    _land(installation, MONDAY, {"customer_id": "C-3", "email": "c3@example.org"})
+    daily(MONDAY)
+    emulator.heal()
+    ctx = installation.context()
+    erase(ctx.ledger, ctx.work, "C-1")
+    files = [path for path in (installation.root / "work").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"c1@example.org" in path.read_bytes()]
+    assert [path for path in files if b"c2@example.org" in path.read_bytes()]
+    _land(installation, TUESDAY, {"customer_id": "C-3", "email": "c3@example.org"})
+    assert daily(TUESDAY, full=True).optouts_sent == 1
+    assert emulator.profiles.keys() == {"C-2", "C-3"}
 
 
 def test_explain_says_that_the_opt_out_was_sent(installation):
@@ -226,30 +340,53 @@ def _codes(row):
     return [f"{name}_invalid" for name, is_broken in broken.items() if is_broken]
 
 
-def _is_out(rows, name):
+def _is_out(rows, name, *, was_out):
     """The rule in plain words: of true and false the newest, in doubt false."""
     words = [(MOMENTS.get(row["updated_at"]), number, row[name]) for number, row in enumerate(rows)]
     no = [(99 if at is None else at, number) for at, number, word in words if word == "false"]
     yes = [(0 if at is None else at, number) for at, number, word in words if word == "true"]
+    no += [(0.5, 0)] if was_out else []  # before all moments, and after a yes of none
     return bool(no) and (not yes or max(no) > max(yes))
 
 
-@given(bad_rows, st.sets(st.sampled_from("AB")))
-def test_the_newest_word_on_an_opt_in_counts(rows, going_out):
-    """And only of customers of whom no row goes out; a blank or another word says nothing, an unknown moment is the safe one."""
+left_words = st.dictionaries(st.sampled_from("AB"), st.sampled_from([(False, None), (None, False), (False, False)]))
+LEFT = {
+    **dict.fromkeys(("customer_id", "email", "phone"), pl.String),
+    **dict.fromkeys(("email_opt_in", "sms_opt_in", "_absent"), pl.Boolean),
+}
+
+
+def _left(words):
+    rows = [(key, None, None, *said, True) for key, said in words.items()]
+    return pl.DataFrame(rows, schema=LEFT, orient="row")
+
+
+@given(bad_rows, st.sets(st.sampled_from("AB")), left_words)
+def test_the_newest_word_on_an_opt_in_counts(rows, going_out, left):
+    """And only of customers of whom no row goes out; a blank or another word says nothing, an unknown moment is the safe one.
+
+    What earlier days have left is older than any word of today.
+    """
     schema = quarantine_schema(EXPORTS["crm"])
     frame = pl.DataFrame([{"row": n, "codes": _codes(row), **row} for n, row in enumerate(rows)], schema=schema)
-    found = opt_outs(frame.lazy(), pl.Series("customer_id", sorted(going_out), dtype=pl.String)).rows_by_key(
+    customers = pl.Series("customer_id", sorted(going_out), dtype=pl.String)
+    found = opt_outs(frame.lazy(), customers, _left(left), len(rows)).rows_by_key(
         "customer_id", named=True, unique=True
     )
     expected = {}
     for customer in {"A", "B"} - going_out:
         theirs = [row if row["customer_id"] == customer else dict.fromkeys(row) for row in rows]
-        out = {name: False if _is_out(theirs, name) else None for name in ("email_opt_in", "sms_opt_in")}
+        said = dict(zip(("email_opt_in", "sms_opt_in"), left.get(customer, (None, None)), strict=True))
+        out = {name: False if _is_out(theirs, name, was_out=was is False) else None for name, was in said.items()}
         if any(word is False for word in out.values()):
             expected[customer] = out
     assert {key: {name: row[name] for name in ("email_opt_in", "sms_opt_in")} for key, row in found.items()} == expected
     for key, row in found.items():
+        if row["row"] >= len(rows):  # none of today's
+            assert row["_absent"]
+            assert list(left)[row["row"] - len(rows)] == key
+            continue
+        assert not row["_absent"]
         assert rows[row["row"]]["customer_id"] == key
         assert "false" in {rows[row["row"]][name] for name in ("email_opt_in", "sms_opt_in")}
         assert row["email"] in {None, "a@example.org", "b@example.org"}
@@ -263,7 +400,7 @@ def test_a_row_without_a_valid_id_opts_nobody_out():
         for n, (c, id_) in enumerate(zip(codes, (" ", " A", None), strict=True))
     ]
     frame = pl.DataFrame(rows, schema=quarantine_schema(EXPORTS["crm"]))
-    assert opt_outs(frame.lazy(), pl.Series("customer_id", [], dtype=pl.String)).is_empty()
+    assert opt_outs(frame.lazy(), pl.Series("customer_id", [], dtype=pl.String), _left({}), len(rows)).is_empty()
 
 
 def test_an_opt_out_speaks_as_the_sync_has_its_rows_put_right(install, emulator):

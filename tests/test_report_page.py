@@ -50,7 +50,7 @@ def report_of(text: str = "x", **changes) -> RunReport:
         "rows": rows, "pos": pos, "reasons": [{"code": text, "count": 5}],
         "batches": [{"id": text, "rows": 3, "bytes": 90, "state": text, "attempts": 2}],
         "quota": {"limit": 1_000, "window_hours": 24, "used": 3}, "duplicates_possible": 4, "notices": [text],
-        "carried": 8, "absent": 9, "optouts_sent": 10,
+        "carried": 8, "absent": 9, "optouts_sent": 10, "absent_unsubscribed": 7,
     }  # fmt: skip
     return RunReport(**known | changes)
 
@@ -62,7 +62,7 @@ def test_the_page_says_what_became_of_every_row():
         assert said in text
     for said in (
         "word to word, word", "exit code 3", "17 together = 17 records read", "6 together = 6 records read",
-        "8 of the CRM records were carried forward", "9 customers of the last day", "10 opt-outs of rows",
+        "8 of the CRM records were carried forward", "9 customers of the last day", "10 opt-outs were sent alone", "7 of these have disappeared",
         "4 rows may have been delivered twice", "no purchase value was sent", "profile-etl retry",
         "3 rows used in 24 hours, of 1,000", "more than one attempt or are not delivered: 1", "Sources",
     ):  # fmt: skip

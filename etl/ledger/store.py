@@ -229,6 +229,11 @@ class Ledger:
         """All runs to an account, the oldest day first, and of a day the one that began first."""
         return sorted(self._runs(runs.c.account == account, limit=_MANY), key=lambda run: (run.day, run.started_at))
 
+    def runs_of_days(self, sync: str, *, since: str = "", before: str = "9999") -> list[Run]:
+        """The runs of a sync for days in a range, the newest day first, and of a day the one that began last."""
+        found = self._runs(runs.c.sync == sync, runs.c.day >= since, runs.c.day < before, limit=_MANY)
+        return sorted(found, key=lambda run: run.day, reverse=True)
+
     def usual_records(self, *, sync: str, destination: str, before: str, days: int) -> list[int]:
         """Records of the newest finished run of each of the last days before `before` that had one."""
         where = (runs.c.sync == sync, runs.c.destination == destination, runs.c.day < before)

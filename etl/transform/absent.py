@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable
 
 import polars as pl
 
-from etl import parts
-from etl.run import RunContext
-from etl.storage import Place
+from contracts.values import instant
+from etl.validate import UNPARSABLE
+
+_KEY = pl.col("customer_id").hash()
+_PUNCTUATION = " :,{}"
 
 
-def count_absent(ctx: RunContext, present: pl.LazyFrame, profiles: str) -> int | None:
-    """How many customers of the newest earlier day's run are not `present` (`customer_id`); None if there is no such run.
+def present_in(valid: pl.LazyFrame, quarantined: pl.LazyFrame, delimiter: str) -> pl.LazyFrame:
+    """Everybody whom an export names, by the hash of the `customer_id`, each once.
 
-    `profiles` is the folder in a run with the customers who went out.
+    In a record that cannot be parsed each word may be one: whoever is named there has not disappeared.
     """
-    before = next(_runs_before(ctx, profiles), None)
-    if before is None:
-        return None
-    here = present.select(pl.col("customer_id").hash()).unique().collect().to_series()
-    ids = (part["customer_id"].hash() for part in parts.frames(before, profiles, ["customer_id"]))
-    return sum(int((~theirs.is_in(here.implode())).sum()) for theirs in ids)
+    texts = quarantined.filter(pl.col("codes").list.contains(UNPARSABLE)).select(customer_id="record")
+    words = pl.col("customer_id").str.replace_all(rf'["{re.escape(delimiter)}]', "\n").str.split("\n")
+    named = texts.select(words).explode("customer_id").select(pl.col("customer_id").str.strip_chars(_PUNCTUATION))
+    return pl.concat([valid.select("customer_id"), quarantined.select("customer_id"), named]).select(_KEY.unique())
 
 
-def _runs_before(ctx: RunContext, profiles: str) -> Iterator[Place]:
-    """The runs of the sync for earlier days whose customers are known still, the newest day first."""
-    sync = ctx.work / ctx.sync.name
-    for day in sorted((day for day in sync.names() if day < str(ctx.day)), reverse=True):
-        runs = [sync / f"{day}/{to}/{run}" for to in sync.names(day) for run in sync.names(f"{day}/{to}")]
-        yield from (run for run in runs if run.exists("transform.json") and run.exists(profiles))
+def absent(customers: Iterable[pl.DataFrame], present: pl.Series) -> pl.DataFrame:
+    """Those of the customers who are not `present` (hashes), each once, as their newest row (`updated_at`) has them."""
+    here = present.implode()
+    gone = pl.concat([part.filter(~_KEY.is_in(here)) for part in customers])
+    return gone.sort(instant("updated_at"), maintain_order=True).unique("customer_id", keep="last", maintain_order=True)

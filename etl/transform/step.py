@@ -1,7 +1,8 @@
 """The transform step: reads what validate wrote, writes profiles, and names the rows that do not become one.
 
 Writes `private/transformed/profiles/` (see `contracts.profiles`), `private/transformed/quarantine/` (rows with a newer
-version in quarantine), `private/transformed/optouts/` (profiles of the opt-outs in quarantine) and
+version in quarantine), `private/transformed/optouts/` (profiles of the opt-outs that go alone; `_absent`: of a customer who
+has disappeared; the `row` of one that no record of today says is beyond theirs) and
 `private/transformed/deduplicated.parquet` (`row`).
 """
 
@@ -16,14 +17,16 @@ from etl import base, corrections, parts, tombstones, validate
 from etl.normalise import normalised
 from etl.run import RunContext
 from etl.snapshot import sources
-from etl.transform.absent import count_absent
+from etl.transform.absent import present_in
 from etl.transform.duplicates import resolve_duplicates
+from etl.transform.earlier import Left, left_to
 from etl.transform.optouts import opt_outs
 from etl.transform.profiles import build_profiles
 from etl.transform.purchases import RECEIPT, Purchases, summarise_purchases
 
 FOLDER = "private/transformed"
 PROFILES, OPT_OUTS = f"{FOLDER}/profiles", f"{FOLDER}/optouts"
+_DEDUPLICATED = "deduplicated.parquet"
 # Where quarantined CRM rows stand: those that broke a rule, and those with a newer version among them.
 QUARANTINES = (f"{validate.FOLDER}/crm/quarantine", f"{FOLDER}/quarantine")
 NEWER_QUARANTINED = "newer_version_quarantined"
@@ -42,14 +45,18 @@ def transform(ctx: RunContext) -> dict[str, Any]:
     customers = crm.filter(~pl.col("row").is_in(gone.implode())).select("customer_id").collect().to_series()
     purchases = summarise_purchases(_scan(ctx, "pos", "valid").select(RECEIPT).collect(), customers)
     held = [quarantined]
+    left = _left(ctx, crm, quarantined, unsubscribe=len(customers) > 0)
     with ctx.place.staged(FOLDER) as folder:
         folder.mkdir()
-        resolved.deduplicated.to_frame("row").write_parquet(folder / "deduplicated.parquet")
+        resolved.deduplicated.to_frame("row").write_parquet(folder / _DEDUPLICATED)
         if len(resolved.newer_quarantined):
             originals = _originals(ctx, resolved.newer_quarantined)
             parts.write(folder / "quarantine", 0, originals)
             held.append(originals.lazy().with_columns(**as_valid))
-        parts.write(folder / "optouts", 0, opt_outs(pl.concat(held), customers))
+        records = ctx.result("validate")["crm"]["records"]
+        out = opt_outs(pl.concat(held), customers, left.opt_outs, records)
+        erased = tombstones.erased_rows(ctx.work, [out], validate.days_of_rows(ctx))
+        parts.write(folder / "optouts", 0, out.filter(~pl.col("row").is_in(erased.implode())))
         promise = contracts.with_own(contracts.Profiles, ctx.sync.own)
         incomplete = ctx.result("extract")["pos_incomplete"]
         done = 0
@@ -61,11 +68,9 @@ def transform(ctx: RunContext) -> dict[str, Any]:
             if number == 0:  # a sample shows a mistake in our own code, and data is no part of that promise
                 contracts.require(promise, profiles.head(_SAMPLE_ROWS))
             parts.write(folder / "profiles", number, profiles)
-    is_full = ctx.sync.crm_mode == "full"
-    present = pl.concat([crm.select("customer_id"), quarantined.select("customer_id")])
     return {
-        "absent": count_absent(ctx, present, f"{FOLDER}/profiles") if is_full else None,
-        "base": None if is_full else _leave_base(ctx, crm, gone),
+        "absent": left.absent,
+        "base": None if ctx.sync.crm_mode == "full" else _leave_base(ctx, crm, gone),
         "profiles": len(customers),
         "deduplicated": len(resolved.deduplicated),
         "newer_quarantined": len(resolved.newer_quarantined),
@@ -75,6 +80,18 @@ def transform(ctx: RunContext) -> dict[str, Any]:
         ),
         "pos": _account(purchases, ctx.result("validate")["pos"]),
     }
+
+
+def _left(ctx: RunContext, crm: pl.LazyFrame, quarantined: pl.LazyFrame, *, unsubscribe: bool) -> Left:
+    """What earlier days have left to the run; an export of nobody unsubscribes nobody."""
+    is_full = ctx.sync.crm_mode == "full"
+    return left_to(
+        ctx,
+        present_in(crm, quarantined, ctx.sync.crm.delimiter) if is_full else None,
+        made=f"{FOLDER}/{_DEDUPLICATED}",
+        opt_outs=OPT_OUTS,
+        unsubscribe=unsubscribe and ctx.sync.on_absent == "unsubscribe",
+    )
 
 
 def _leave_base(ctx: RunContext, crm: pl.LazyFrame, gone: pl.Series) -> str | None:
