@@ -21,13 +21,12 @@ from etl.destinations import connect
 from etl.destinations.base import Destination, ReadsBack
 from etl.ends import batch_rows, row_ends
 from etl.errors import Busy, ConfigError, EtlError
-from etl.model import Batch, Bucket
+from etl.model import DELIVERED, Batch
 from etl.pacing import Allowance, Pacer
 from etl.run import PURGED, RunContext
 from etl.state import absorb, load_state
 
 CONFIDENCE = 0.95
-_DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
 # A file of an export has at most 100 MB.
 _LARGEST_ANSWER = 128 * 1024 * 1024
 _HALVINGS = 60
@@ -106,7 +105,7 @@ def as_text(found: Audited) -> str:
         f"  different          {found.differing:,}",
         *(f"    {name}  {count:,}" for name, count in found.fields.items()),
     ]
-    if found.sample:
+    if found.missed < found.sample:
         bound = math.ceil(most_loss(found.missed, found.sample) * 100_000) / 1_000
         lines.append(f"Loss: less than {bound:g} % of them, at {CONFIDENCE:.0%} confidence.")
     if found.missed:
@@ -123,7 +122,7 @@ def _delivered(ctx: RunContext) -> tuple[pl.DataFrame, dict[str, Batch]]:
         if run.account == ctx.connection.account and not (ctx.work / run.run).exists(PURGED):
             of_run = ctx.ledger.batches(run.run)
             batches |= {batch.id: batch for batch in of_run}
-            ends = row_ends(ctx.ledger, ctx.work, run.run, of_run).filter(pl.col("end").is_in(_DELIVERED))
+            ends = row_ends(ctx.ledger, ctx.work, run.run, of_run).filter(pl.col("end").is_in(DELIVERED))
             frames.append(ends.select("key", "fingerprint", "batch", "index"))
     if not frames:
         raise ConfigError(f"{ctx.sync.name} was not run to {ctx.destination} for {ctx.day}, or its files are purged")
@@ -137,7 +136,7 @@ def _as_known(ctx: RunContext, rows: pl.DataFrame) -> pl.DataFrame:
     with ctx.lease() as fence:
         absorb(ctx.work, ctx.ledger, account, fence=fence)
     known = load_state(ctx.work, ctx.ledger, account).find(rows["key"])
-    is_last = (known["fingerprint"] == rows["fingerprint"]) & known["outcome"].cast(pl.String).is_in(_DELIVERED)
+    is_last = (known["fingerprint"] == rows["fingerprint"]) & known["outcome"].cast(pl.String).is_in(DELIVERED)
     return rows.filter(is_last.fill_null(value=False))
 
 

@@ -221,12 +221,16 @@ def export_quarantine(
     export: Export = "crm",
 ) -> None:
     """Write the rows with all their original values to a CSV that a spreadsheet opens safely."""
-    from etl.quarantine import write_csv
+    from etl.quarantine import unreleased, write_csv
 
-    rows = _quarantined(sync, day, destination, export).rows
+    found = _quarantined(sync, day, destination, export)
+    if mended := unreleased(output, found):
+        raise ConfigError(
+            f"{output} has {mended:,} mended rows that are not released: release them, or name another file"
+        )
     with _writing(output):
-        write_csv(rows, output)
-    _print(f"{rows.height:,} rows in {output}, readable by you only")
+        write_csv(found.rows, output)
+    _print(f"{found.rows.height:,} rows in {output}, readable by you only")
 
 
 @quarantine.command("release")
@@ -295,7 +299,9 @@ def purge(
     )
     for line in gone.left:
         _print(f"  left: {line}")
-    _print("The landing folder, the vendors and what was exported to a CSV have to be cleaned by themselves.")
+    if not (gone.runs or gone.states):
+        _print("no run and no account of this work folder knows that id: is it written as in the export?")
+    _print("Not touched: the landing folder, the vendors, CSV files of quarantine export. Clean these yourself.")
     if gone.left:
         raise typer.Exit(3)
 

@@ -19,18 +19,17 @@ import polars as pl
 import polars_hash as plh
 
 from etl.ends import UNIDENTIFIED
-from etl.model import Bucket
+from etl.model import DELIVERED, Bucket
 
-_DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
 # How the record that was sent last can have ended.
 OUTCOME = pl.Enum(
     [
-        *_DELIVERED, Bucket.REJECTED.value, Bucket.PROCESSING.value, Bucket.FAILED_AT_DESTINATION.value,
+        *DELIVERED, Bucket.REJECTED.value, Bucket.PROCESSING.value, Bucket.FAILED_AT_DESTINATION.value,
         Bucket.NOT_FOUND.value, Bucket.UNREPORTED.value, Bucket.STUCK.value, UNIDENTIFIED, Bucket.UNKNOWN.value,
     ]
 )  # fmt: skip
 # What `retry` leaves alone: it got through, or may yet.
-_THROUGH = (*_DELIVERED, Bucket.PROCESSING.value)
+_THROUGH = (*DELIVERED, Bucket.PROCESSING.value)
 STATE: dict[str, Any] = {
     "key": pl.String,
     "fingerprint": pl.UInt64,
@@ -150,7 +149,7 @@ def decide(
     names = {"fingerprint": "sent", "tags": "known_tags", **{name: f"told_{name}" for name in OPT_INS}}
     known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", "opt_out", *OPT_INS))
     got_it = pl.all_horizontal(pl.col(name).is_null() | pl.col(name).eq(pl.col(f"told_{name}")) for name in OPT_INS)
-    is_told = pl.col("opt_out") & got_it & pl.col("outcome").is_in(_DELIVERED)
+    is_told = pl.col("opt_out") & got_it & pl.col("outcome").is_in(DELIVERED)
     same = ((pl.col("sent") == pl.col("fingerprint")) | is_told).fill_null(value=False) & (not full)
     if retry:
         same &= pl.col("outcome").is_in(_THROUGH)
@@ -161,13 +160,13 @@ def decide(
         due = (
             same
             & ~pl.col("opt_out")
-            & pl.col("outcome").is_in(_DELIVERED)
+            & pl.col("outcome").is_in(DELIVERED)
             & _has_had_its_turn(records["key"], day, refresh_days)
         )
     turns = [(pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS]
     turns.append(pl.col("opt_out") & got_it.fill_null(value=False).not_())
     falls = [(pl.col(name) < pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS]
-    is_delivered = pl.col("outcome").is_in(_DELIVERED)
+    is_delivered = pl.col("outcome").is_in(DELIVERED)
     as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
     bucket = pl.when(same).then(as_before).when(pl.col("as_of") > day).then(pl.lit(Bucket.SUPERSEDED.value))
     return known.select(
@@ -219,7 +218,7 @@ def _renewed(old: pl.DataFrame, news: pl.DataFrame) -> pl.DataFrame:
     # In one piece: polars takes a list in a frame of an empty chunk and one row for a value to be repeated, and panics.
     both = old.hstack(news.rename({name: f"new_{name}" for name in news.columns})).rechunk()
     not_found = pl.col("new_outcome") == Bucket.NOT_FOUND.value
-    may_be_there = pl.when(~pl.col("new_outcome").is_in(_DELIVERED)).then(pl.col("tags").list.set_union("new_tags"))
+    may_be_there = pl.when(~pl.col("new_outcome").is_in(DELIVERED)).then(pl.col("tags").list.set_union("new_tags"))
     return both.with_columns(
         *(pl.col(f"new_{name}").alias(name) for name in ("fingerprint", "outcome", "code")),
         as_of=pl.max_horizontal("as_of", "new_as_of"),

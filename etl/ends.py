@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from etl import parts
-from etl.ledger import Ledger, counts_of
+from etl.ledger import Job, Ledger, counts_of
 from etl.model import Batch, BatchState, Bucket, Counts
 from etl.storage import Place
 
@@ -53,8 +53,8 @@ def references(work: Place, run: str, plan: int) -> pl.LazyFrame:
     return found.with_columns(*missing).select(*REFERENCES)
 
 
-def batch_rows(work: Place, batch: Batch) -> pl.DataFrame:
-    """The references of one batch."""
+def batch_rows(work: Place, batch: Batch | Job) -> pl.DataFrame:
+    """The references of one batch, or of the one that a job is about."""
     return references(work, batch.run, batch.plan).slice(batch.first, batch.rows).collect()
 
 

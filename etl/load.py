@@ -21,7 +21,7 @@ from typing import Any
 from etl.calls import Calls
 from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion, Destination
-from etl.ends import batch_rows, plan_folder, references, rows_of
+from etl.ends import batch_rows, plan_folder, rows_of
 from etl.errors import Busy, DeliveryError, EtlError, NotSent, Throttled
 from etl.ledger import LEASE_S, QUOTA_PATIENCE_S, Ending, LostLeaseError, QuotaSpentError, batch_id, submissions_since
 from etl.model import AttemptOutcome, Batch, BatchState, Bucket, Receipt, RowCode
@@ -142,12 +142,8 @@ def _is_in_the_way(ctx: RunContext, batches: Sequence[Batch], *, is_waiting: boo
     others = [job for job in open_in_time(ctx) if job.run != ctx.name]
     if not others or is_waiting:
         return bool(others)
-    mine = rows_of(ctx.work, ctx.name, batches)["key"].hash()
-    for job in others:
-        theirs = references(ctx.work, job.run, job.plan).slice(job.first, job.rows).select("key").collect()
-        if theirs["key"].hash().is_in(mine.implode()).any():
-            return True
-    return False
+    mine = rows_of(ctx.work, ctx.name, batches)["key"].hash().implode()
+    return any(batch_rows(ctx.work, job)["key"].hash().is_in(mine).any() for job in others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +187,7 @@ class _Sender:
         self._destination = destination
         self._fence = fence
         limits = destination.limits
-        self._quota = None if limits.quota is None else int(limits.quota * (1 - ctx.connection.headroom))
+        self._quota = limits.our_quota(ctx.connection.headroom)
         allowance = Allowance.of(limits, ctx.connection.headroom)
         # The strict window counts from answers, so the next call cannot leave before the last one's answer.
         self._slots = 1 if allowance.window is not None else limits.calls_at_once

@@ -105,6 +105,9 @@ _ATTENTION = frozenset(
     }
 )
 
+# The vendor has got what such rows say.
+DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
+
 POS_BUCKETS = ("unparsable", "quarantined", "deduplicated", "anonymous", "orphaned", "used")
 
 
@@ -135,6 +138,10 @@ class Limits:
     profile_days: int | None = None
     rows_by_choice: int | None = None
     refresh_days: int | None = None
+
+    def our_quota(self, headroom: float) -> int | None:
+        """The part of the quota that the account's other callers leave to us."""
+        return None if self.quota is None else int(self.quota * (1 - headroom))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

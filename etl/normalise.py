@@ -30,7 +30,7 @@ def normalised(how: Normalise, columns: Collection[str]) -> dict[str, pl.Expr]:
     if how.phone_region and "phone" in columns:
         if how.phone_region not in phonenumbers.SUPPORTED_REGIONS:
             raise ConfigError(
-                f"normalise: no phone_region {how.phone_region!r} in etl/syncs.py; one is written like FR"
+                f"normalise has the phone_region {how.phone_region!r}, which is none; one is written like FR"
             )
         numbers = partial(_e164, region=how.phone_region)
         texts["phone"] = texts["phone"].map_batches(numbers, return_dtype=pl.String, is_elementwise=True)

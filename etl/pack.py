@@ -334,12 +334,12 @@ class _Room:
 def _room(ctx: RunContext, chosen: Chosen, limit: int) -> _Room:
     limits = chosen.endpoint.limits
     asked = _Room(limit, "limit")
-    if limits.quota is None:
+    quota = limits.our_quota(ctx.connection.headroom)
+    if quota is None:
         return asked
-    share = int(limits.quota * (1 - ctx.connection.headroom))
     held = ctx.ledger.held(ctx.connection.account, chosen.endpoint.name, limits.quota_hours)
     stays = sum(rows for until, rows in held if until > ctx.ledger.now() + QUOTA_PATIENCE_S)
-    return min(asked, _Room(max(0, share - stays), "quota"), key=lambda room: room.rows)
+    return min(asked, _Room(max(0, quota - stays), "quota"), key=lambda room: room.rows)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -31,12 +31,14 @@ def figures(ctx: RunContext, staged: Manifest) -> dict[str, Any]:
     with ctx.client() as client:
         limits = connect(endpoint, ctx.connection, client).limits
     used = ctx.ledger.used(account, endpoint, limits.quota_hours)
-    ours = None if limits.quota is None else int(limits.quota * (1 - ctx.connection.headroom))
+    ours = limits.our_quota(ctx.connection.headroom)
     deferred = staged.kept.get(Bucket.DEFERRED, 0)
     pace = stored_pace(ctx.ledger, account, endpoint)
     allowance = Allowance.of(limits, ctx.connection.headroom)
     return {
         "plan": staged.plan,
+        "records": ctx.result("validate")["crm"]["records"],
+        "bad": _bad(ctx),
         "endpoint": endpoint,
         "why": staged.why,
         "calls": staged.calls.height,
@@ -73,6 +75,7 @@ def as_text(planned: dict[str, Any]) -> str:
     limit = "no quota" if quota["limit"] is None else f"of {quota['ours']:,} that are ours of {quota['limit']:,}"
     refreshed = planned["refreshed"]
     lines = [
+        f"records   {planned['records']:,} in the CRM export, {planned['bad']:,} of them unparsable or quarantined",
         f"endpoint  {planned['endpoint']}: {planned['why']}",
         f"calls     {planned['calls']:,}",
         f"rows      {planned['rows']:,}" + (f" (deferred: {planned['deferred']:,})" if planned["deferred"] else ""),
@@ -101,10 +104,16 @@ def seconds(calls: Iterable[int], allowance: Allowance, pace: Pace, now: float) 
     return last - now
 
 
+def _bad(ctx: RunContext) -> int:
+    """CRM records that are unparsable or in quarantine."""
+    crm = ctx.result("validate")["crm"]
+    return int(crm["unparsable"] + crm["quarantined"] + ctx.result("transform")["newer_quarantined"])
+
+
 def _gates(ctx: RunContext, staged: Manifest) -> dict[str, str | None]:
     """Whether the export has to wait for a person's word; one of which nothing would be sent has not, unless all is bad."""
     crm = ctx.result("validate")["crm"]
-    bad = crm["unparsable"] + crm["quarantined"] + ctx.result("transform")["newer_quarantined"]
+    bad = _bad(ctx)
     is_all_bad = 0 < crm["records"] == bad
     if ctx.options.accept_volume or not (staged.rows or is_all_bad):
         return {"refused": None, "refused_why": None}

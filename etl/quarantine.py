@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import polars_hash as plh
 
 from contracts import blank_to_null
 from etl import corrections, parts, validate
@@ -118,11 +119,15 @@ def put_right(file: Path, found: Quarantined) -> pl.DataFrame:
     are another customer's now although nothing was wrong with their id.
     """
     given = read_csv(file)
+    columns = [name for name in found.rows.columns if name not in {"file", "line", "codes", "record"}]
+    originals = blank_to_null(found.rows.select(columns)).select(original=_fingerprint(columns))
+    quarantined = found.rows.hstack(originals)
     earlier = found.put_right.join(found.files, on="sha256").drop("sha256", "run")
-    every = pl.concat([found.rows, earlier], how="diagonal")
-    columns = [name for name in every.columns if name not in {"file", "line", "codes", "record"}]
+    every = pl.concat([quarantined, earlier], how="diagonal")
     if missing := {"line", *columns} - set(given.columns):
-        raise ConfigError(f"{file} lacks columns of quarantine export: {', '.join(sorted(missing))}")
+        raise ConfigError(
+            f"{file} lacks columns of a CRM quarantine export (receipts cannot be released): {', '.join(sorted(missing))}"
+        )
     known = every.unique(["file", "line"], keep="first")
     before = known.with_columns(*blank_to_null(known.select(columns)), is_known=pl.lit(value=True))
     rows = (
@@ -133,11 +138,28 @@ def put_right(file: Path, found: Quarantined) -> pl.DataFrame:
     )
     _refuse(file, rows.filter(pl.col("is_known").is_null()), "name no row that is quarantined")
     _refuse(file, rows.filter(pl.struct("file", "line").is_duplicated()), "name the same row")
+    # What stands as the export had it was not touched: in an older copy, also what somebody has put right since.
+    is_other = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in columns)
+    rows = rows.filter(is_other & _fingerprint(columns).ne_missing(pl.col("original")))
     was_right = ~pl.col("codes").list.eval(pl.element().is_in(_CUSTOMER_ID_CODES)).list.any().fill_null(value=False)
     is_another = pl.col("customer_id").ne_missing(pl.col("customer_id_before"))
     _refuse(file, rows.filter(was_right & is_another), "have another customer_id than they had (leading zeros?)")
-    changed = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in columns)
-    return rows.filter(changed).select("sha256", "line", *columns, run=pl.lit(Path(found.run).name))
+    return rows.select("sha256", "line", *columns, "original", run=pl.lit(Path(found.run).name))
+
+
+def unreleased(file: Path, found: Quarantined) -> int:
+    """How many rows of a file were put right and not released; none where it is no export of this quarantine."""
+    try:
+        return put_right(file, found).height
+    except ConfigError:
+        return 0
+
+
+def _fingerprint(columns: Sequence[str]) -> pl.Expr:
+    """64 bits of a row's values, the same in every version (xxh3)."""
+    values = (pl.col(name).fill_null("\0") for name in columns)
+    bits: pl.Expr = plh.concat_str(*values, separator="\1").nchash.xxh3_64()
+    return bits
 
 
 def _refuse(file: Path, rows: pl.DataFrame, why: str) -> None:

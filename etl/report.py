@@ -10,7 +10,7 @@ from contracts.rules import TEXT
 from etl.client import TROUBLES
 from etl.errors import ExportError
 from etl.ledger import counts_of
-from etl.model import POS_BUCKETS, BatchState, Bucket, RunReport
+from etl.model import DELIVERED, POS_BUCKETS, BatchState, Bucket, RunReport
 from etl.run import RunContext
 from etl.snapshot import sources
 from etl.storage import Place
@@ -44,8 +44,8 @@ def report(ctx: RunContext) -> RunReport:
         notices=_notices(ctx, validated) + _held_back(account["opt_outs"]),
         absent=ctx.result("transform").get("absent"),
         carried=validated["crm"].get("carried", 0),  # an earlier version has not counted them
-        optouts_sent=sum(account["opt_outs"].get(bucket, 0) for bucket in _DELIVERED),
-        absent_unsubscribed=sum(account["absent"].get(bucket, 0) for bucket in _DELIVERED),
+        optouts_sent=sum(account["opt_outs"].get(bucket, 0) for bucket in DELIVERED),
+        absent_unsubscribed=sum(account["absent"].get(bucket, 0) for bucket in DELIVERED),
     )
     return _close(ctx, made)
 
@@ -153,9 +153,11 @@ WORDS = SENTENCES | {
         for field in OPTIONAL
     },
     **{code: f"{sentence[0].upper()}{sentence[1:]}." for code, sentence in TROUBLES.items()},
+    "http_400": "The vendor refused the call as malformed.",
     "http_401": "The vendor did not accept the key or the project: check the connection.",
     "http_403": "The vendor does not allow this call: check the rights of the connection's key.",
     "http_404": "The vendor does not know this address: check the connection's host and API version.",
+    "http_500": "The vendor failed on the call: it is not said whether it took it.",
     "http_503": "The vendor is in maintenance, or overloaded.",
     "limit": "Held back by --limit.",
     "quota": "The quota, less the share left to other callers, is used up for now.",
@@ -201,11 +203,10 @@ NOTICES = {
 _TRIED_AGAIN = (
     Bucket.REJECTED, Bucket.FAILED_AT_DESTINATION, Bucket.NOT_FOUND, Bucket.UNREPORTED, Bucket.STUCK,
 )  # fmt: skip
-_DELIVERED = (Bucket.ACCEPTED, Bucket.CONFIRMED)
 _LONG_S = 60.0
 _NEXT = {
     0: "Every row is accounted for. Nothing to do.",
-    1: "Every row is accounted for. Look at the rows named under Reasons.",
+    1: "Every row is accounted for. Look at the reasons; profile-etl quarantine list says where quarantined rows stand.",
     3: "Not finished, nothing lost. Put right what is said above, then run it again.",
     4: "The account does not balance. Keep the run's folder and report it as a defect.",
 }
@@ -294,7 +295,7 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
 
 def _held_back(opt_outs: dict[str, int]) -> list[str]:
     """Opt-outs that go alone and that the vendor has not got from this run or an earlier one."""
-    fine = (*_DELIVERED, Bucket.UNCHANGED, Bucket.SUPERSEDED)
+    fine = (*DELIVERED, Bucket.UNCHANGED, Bucket.SUPERSEDED)
     ends = [f"{count:,} {end.replace('_', ' ')}" for end, count in opt_outs.items() if end not in fine]
     return [f"optouts_held_back: of the opt-outs that go alone {', '.join(ends)}"] if ends else []
 

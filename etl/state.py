@@ -19,7 +19,7 @@ from etl.delta import OPT_INS, OUTCOME, STATE, Seen, State, evened, updated
 from etl.ends import UNIDENTIFIED, plan_folder, row_ends
 from etl.errors import LedgerError
 from etl.ledger import Account, Ledger, Run, lease
-from etl.model import Batch, Bucket
+from etl.model import DELIVERED, Batch, Bucket
 from etl.storage import Place
 
 FOLDER = "private/state"
@@ -28,17 +28,15 @@ _PART_ROWS = 500_000
 _MARKED = ["key", "fingerprint", "as_of"]
 # These keep a profile from being sent for another reason than that it was sent before just as it stands.
 _NOT_SEEN = (Bucket.UNSENDABLE.value, Bucket.SUPERSEDED.value, Bucket.DEFERRED.value)
-_DELIVERED = (Bucket.ACCEPTED.value, Bucket.CONFIRMED.value)
 
 
 def load_state(work: Place, ledger: Ledger, account: str) -> State:
     """The current state of an account, for look-ups; raises LedgerError where it and the ledger do not belong together."""
-    check_ledger(work, ledger, account)
-    return State.load(_parts(work, ledger.account(account).state_path))
+    return State.load(_parts(work, check_ledger(work, ledger, account).state_path))
 
 
-def check_ledger(work: Place, ledger: Ledger, account: str) -> None:
-    """Raises LedgerError if the ledger and the work folder's state of an account do not belong together.
+def check_ledger(work: Place, ledger: Ledger, account: str) -> Account:
+    """An account as the ledger knows it; raises LedgerError if that and the work folder's state do not belong together.
 
     A state that was written under a lease which the ledger has never given tells of an older copy, or of a new ledger in
     the place of a lost one: it does not know of all that was sent.
@@ -46,6 +44,7 @@ def check_ledger(work: Place, ledger: Ledger, account: str) -> None:
     known = _checked_age(work, ledger, account)
     if known.state_path is not None and not work.exists(known.state_path):
         raise LedgerError(f"the work folder lacks {known.state_path}, which the ledger names: {_REMEDY}")
+    return known
 
 
 def _checked_age(work: Place, ledger: Ledger, account: str) -> Account:
@@ -204,7 +203,7 @@ def _by_run(ledger: Ledger, batches: list[Batch]) -> Iterator[tuple[Run, list[Ba
 
 def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch], confirmed_on: date) -> pl.DataFrame:
     """The state's columns for every row of some batches of a run."""
-    is_delivered = pl.col("end").is_in(_DELIVERED)
+    is_delivered = pl.col("end").is_in(DELIVERED)
     code = pl.when(pl.col("end") == UNIDENTIFIED).then("batch").otherwise("code")
     return row_ends(ledger, work, run.run, batches).select(
         "key",

@@ -65,8 +65,8 @@ def _quota(ledger: Ledger, runs: list[Run]) -> list[str]:
                 with suppress(ConfigError):  # an endpoint of another vendor
                     limits = connect(endpoint, known[account], client).limits
                     used = ledger.used(account, endpoint, limits.quota_hours)
-                    share = 1 - known[account].headroom
-                    left = "no quota" if limits.quota is None else f"{int(limits.quota * share) - used:,} left for us"
+                    ours = limits.our_quota(known[account].headroom)
+                    left = "no quota" if ours is None else f"{ours - used:,} left for us"
                     lines.append(f"{account}  {endpoint}: {used:,} rows in {limits.quota_hours:g} hours, {left}")
     return lines
 

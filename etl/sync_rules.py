@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from itertools import chain
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import contracts
 from contracts.profiles import COLUMNS
@@ -16,6 +17,7 @@ from etl.syncs import Export, Sync
 # Batch's rule for the name of an attribute; what every vendor takes.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
 _CONTRACTS = {"crm": contracts.crm.COLUMNS, "pos": contracts.pos.COLUMNS}
+_CRON = re.compile(r"@(yearly|annually|quarterly|monthly|weekly|daily|midnight|hourly)|[\w*/,#?-]+( +[\w*/,#?-]+){4}")
 # Columns of our own files.
 _TAKEN = {*contracts.crm.COLUMNS, *COLUMNS, "row", "line", "file", "codes", "record", "memory"}
 
@@ -31,6 +33,7 @@ def problems(sync: Sync) -> list[str]:
         *unknown,
         *chain.from_iterable(_of_export(name, export) for name, export in exports.items() if export),
         *_of_attributes(sync),
+        *_of_schedule(sync),
     ]
 
 
@@ -56,6 +59,20 @@ def _of_attributes(sync: Sync) -> Iterator[str]:
             yield f"{theirs!r} stands under both columns and attributes"
     if len(set(sync.own)) < len(sync.own):
         yield "two attributes have the same name"
+
+
+def _of_schedule(sync: Sync) -> Iterator[str]:
+    try:
+        ZoneInfo(sync.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        yield f"there is no timezone {sync.timezone!r}{_meant(sync.timezone, available_timezones())}"
+    if not _CRON.fullmatch(sync.schedule):
+        yield f"the schedule {sync.schedule!r} is no cron expression: five fields, as in 0 2 * * *, or one word, as in @daily"
+    if region := sync.normalise.phone_region:
+        from phonenumbers import SUPPORTED_REGIONS  # of many files: only where it is needed
+
+        if region not in SUPPORTED_REGIONS:
+            yield f"normalise has the phone_region {region!r}, which is none; one is written like FR"
 
 
 def _meant(word: str, known: Iterable[str]) -> str:

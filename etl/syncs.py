@@ -170,6 +170,8 @@ def read_syncs(path: Path) -> dict[str, Sync]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not tables:
+        raise ConfigError(f"{path} has no sync: each is a table, as profile-etl init writes one")
     found = {}
     for name, table in tables.items():
         where = f"{path}, [{name}]"

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion
-from etl.ends import references
+from etl.ends import batch_rows
 from etl.errors import DeliveryError, Throttled
 from etl.ledger import Job, claim_due, give_back, note_poll, open_jobs
 from etl.model import BatchState, BatchStatus, Bucket, Counts, JobState, RowCode
@@ -161,7 +161,7 @@ def _named(ctx: RunContext, job: Job, status: BatchStatus, counts: Counts | None
     """The failed rows, where the vendor names just as many as it counts and knows of no other loss."""
     if counts is None or not status.failed_ids or counts.not_found or counts.unreported:
         return ()
-    keys = references(ctx.work, job.run, job.plan).slice(job.first, job.rows).select("key").collect()["key"]
+    keys = batch_rows(ctx.work, job)["key"]
     for ids in (set(status.failed_ids), set(map(unquote, status.failed_ids))):  # as they stand, or percent-encoded
         at = keys.is_in(list(ids)).arg_true().to_list()
         if len(at) == len(ids) == counts.failed:

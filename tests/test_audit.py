@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl import pipeline
-from etl.audit import as_text, audit, most_loss
+from etl.audit import Audited, as_text, audit, most_loss
 from etl.errors import ConfigError, OutcomeUnknown
 
 MONDAY = date(2026, 3, 2)
@@ -178,6 +178,13 @@ def test_the_bound_is_exact(sample: int, data: st.DataObject) -> None:
     share = most_loss(missed, sample)
     chance = sum(comb(sample, n) * share**n * (1 - share) ** (sample - n) for n in range(missed + 1))
     assert chance == pytest.approx(0.05, rel=1e-6)
+
+
+def test_where_all_is_missing_there_is_no_bound() -> None:
+    """That it is less than all of them would be wrong."""
+    found = Audited(delivered=20, sample=20, absent=20, differing=0, fields={})
+    assert "Loss" not in as_text(found)
+    assert "Loss: less than" in as_text(replace(found, absent=19))
 
 
 def test_known_bounds() -> None:

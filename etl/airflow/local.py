@@ -81,7 +81,9 @@ def serve(home: Path, port: int, emulator_port: int) -> None:
         customers=2000, receipts=6000, days=35, crm_days=SAMPLE_DAYS, seed=2026, out=landing, last_day=yesterday
     )
     ours = environment(home, landing=landing, emulator=emulator, port=port)
-    (home / "env.sh").write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in ours.items()))
+    settings = home / "env.sh"
+    settings.touch(mode=0o600)
+    settings.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in ours.items()))
     env = os.environ | ours
     if start("database", ("python", "-m", "etl.airflow.home"), env, logs).wait():
         raise StartError(f"Airflow's database could not be made; see {logs}/database.log")

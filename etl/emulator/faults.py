@@ -107,10 +107,9 @@ def _header(name: str, value: str, *, on: Callable[[int], bool] = lambda _: True
 
 
 def _status(value: Any) -> Fault:
-    status = int(value)
-    if not 200 <= status <= 599:  # noqa: PLR2004  # what HTTP allows in a final answer
+    if not str(value).isdecimal() or not 200 <= int(value) <= 599:  # noqa: PLR2004  # what HTTP allows in a final answer
         raise ValueError("status is a number from 200 to 599")
-    return instead(Answer(status=status))
+    return instead(Answer(status=int(value)))
 
 
 def _answer(**fields: Any) -> Fault:

@@ -15,13 +15,13 @@ import polars as pl
 
 from etl import parts, tombstones, validate
 from etl.ends import DISPOSITIONS
-from etl.model import Bucket
+from etl.model import DELIVERED, Bucket
 from etl.run import RunContext
 from etl.storage import Place
 from etl.transform.absent import absent
 
 _CUSTOMERS = f"{validate.FOLDER}/crm/valid"
-_DELIVERED = [bucket.value for bucket in (Bucket.UNCHANGED, Bucket.ACCEPTED, Bucket.CONFIRMED)]
+_HAS_IT = (*DELIVERED, Bucket.UNCHANGED.value)
 _OPT_OUTS: dict[str, Any] = {
     **dict.fromkeys(("customer_id", "email", "phone", "updated_at"), pl.String),
     **dict.fromkeys(("email_opt_in", "sms_opt_in"), pl.Boolean),
@@ -75,7 +75,7 @@ def _undelivered(run: Place, opt_outs: pl.DataFrame) -> pl.DataFrame:
     if not run.exists(DISPOSITIONS):
         return opt_outs
     ends = pl.scan_parquet(run.fetch(DISPOSITIONS)).filter(pl.col("row").is_in(opt_outs["row"].implode()))
-    delivered = ends.filter(pl.col("bucket").is_in(_DELIVERED)).select("row").collect().to_series()
+    delivered = ends.filter(pl.col("bucket").is_in(_HAS_IT)).select("row").collect().to_series()
     return opt_outs.filter(~pl.col("row").is_in(delivered.implode()))
 
 

@@ -119,6 +119,7 @@ def test_a_dry_run_sends_nothing_and_leaves_no_report(shop):
     }
     assert (figures["calls"], figures["rows"], figures["quota"]["used_after"] - figures["quota"]["used_before"]) == (2, 30, 30)  # fmt: skip
     text = _run(shop, day, "--dry-run", "--limit", "5")
+    assert f"{30 + len(BAD)} in the CRM export, {len(BAD)} of them unparsable or quarantined" in text.stdout
     assert (text.returncode, "rows      5 (deferred: 25)" in text.stdout) == (0, True)
     assert len(shop.calls()) == before
     assert not list((shop.work / "crm_to_batch" / day).rglob("run_report.json"))

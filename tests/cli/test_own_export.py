@@ -15,7 +15,7 @@ from etl import syncs
 from etl.errors import ConfigError
 from etl.start import START
 from etl.sync_rules import problems
-from etl.syncs import Export, Sync, read_syncs
+from etl.syncs import Export, Normalise, Sync, read_syncs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own-export.md").read_text()
 [FILE] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
@@ -111,6 +111,11 @@ def test_doctor_says_that_the_landing_folder_is_not_there(shop, tmp_path):
         ({"attributes": {"ROW": "row"}}, "a name of ours"),
         ({"attributes": {"A": "x", "B": "x"}}, "two attributes have the same name"),
         ({"attributes": {"A": "x"}, "crm": Export(columns={"A": "city"})}, "both columns and attributes"),
+        ({"timezone": "Europe/Berln"}, "there is no timezone 'Europe/Berln'; do you mean Europe/Berlin?"),
+        ({"timezone": ""}, "there is no timezone ''"),
+        ({"schedule": "every night"}, "the schedule 'every night' is no cron expression"),
+        ({"schedule": "0 2 * *"}, "no cron expression"),
+        ({"normalise": Normalise(phone_region="FRA")}, "the phone_region 'FRA'"),
     ],
 )
 def test_a_sync_that_cannot_work_is_refused(sync, said):
@@ -127,6 +132,7 @@ SHOP = "[shop]\ndestination = 'batch'\nconnection = 'batch_default'\n"
     ("text", "said"),
     [
         ("[shop", "cannot be read"),
+        ("", "has no sync"),
         ("shop = 1", "[shop]: a sync is a table"),
         ('["../shop"]', "letters, digits, - and _ only"),
         ("[shop]", "lacks connection and destination"),

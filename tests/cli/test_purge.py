@@ -62,6 +62,8 @@ def test_one_customer_is_erased_by_an_id_on_stdin(shop):
     assert found_in_files((ID, EMAIL), shop.work) == {}
     assert "no run that is still there" in shop("explain", "--id", "-", stdin=ID).stdout
     assert "canaryid" not in shop("explain", "--id", "-", stdin="canaryid-2").stdout
+    assert "knows that id" not in done.stdout
+    assert "no run and no account of this work folder knows that id" in shop("purge", "--id", "-", stdin="C-9\n").stdout
     again = json.loads(shop("run", "crm_to_batch", "--date", OTHER_DAY, "--full", "--json").stdout)
     assert (again["rows"]["superseded"], again["rows"]["accepted"]) == (1, 4)
     assert "erased" in shop("report", "crm_to_batch", "--date", OTHER_DAY).stdout

@@ -82,6 +82,32 @@ def test_rows_that_were_put_right_go_out_once(desk):
     assert "line 3: accepted" in desk.shop("explain", "--id", "-", stdin=f"{day}-2\n").stdout
 
 
+def test_an_older_copy_undoes_nothing(desk):
+    """Two people mend rows of one export, each in a copy: what the second one left as it was stays as the first put it right."""
+    desk.run(desk.row(1, "one@example.org"), desk.row(2, "nobody"), "surplus,,,,,,", desk.row(4, "nobody"))
+    desk.export()
+    untouched = desk.path.read_bytes()
+    desk.edit(3, email="two@example.org")
+    desk.edit(4, customer_id=f"{desk.day}-3", email="three@example.org", updated_at=f"{desk.day}T08:00:00Z")
+    assert desk.ends(json.loads(desk.release("--json").stdout)) == {"unchanged": 1, "accepted": 2, "quarantined": 1}
+    desk.path.write_bytes(untouched)
+    assert desk.release().stdout == "nothing to do: no row was changed\n"
+    desk.edit(5, email="four@example.org")
+    assert desk.ends(json.loads(desk.release("--json").stdout)) == {"unchanged": 3, "accepted": 1}
+
+
+def test_a_mended_file_is_not_written_over(desk):
+    """Nobody's work is lost to a second export."""
+    desk.run(desk.row(1, "one@example.org"), desk.row(2, "nobody"))
+    desk.export()
+    desk.export()
+    desk.edit(3, email="two@example.org")
+    mended = desk.path.read_bytes()
+    done = desk.shop("quarantine", "export", *desk.sync, "--output", str(desk.path))
+    assert (done.returncode, "1 mended rows that are not released" in done.stderr) == (2, True)
+    assert desk.path.read_bytes() == mended
+
+
 def test_a_correction_can_be_corrected(desk):
     """A row that is still wrong is quarantined again, by its new values; a later release goes on from there."""
     desk.run(desk.row(1, "nobody"))
@@ -165,7 +191,7 @@ def test_what_cannot_be_a_correction_is_refused_whole(desk, edit, said):
     [
         (b"", "does not begin with the columns"),
         (b"customer_id,email\n", "does not begin with the columns"),
-        (b"file,line,codes\n", "lacks columns of quarantine export: avatar_url, "),
+        (b"file,line,codes\n", "lacks columns of a CRM quarantine export (receipts cannot be released): avatar_url, "),
         (b"file,line\nM\xfc,1\n", "is not a CSV in UTF-8"),
         (None, "cannot be read"),
     ],
