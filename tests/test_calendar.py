@@ -19,17 +19,17 @@ SLICE, HOUR, DAY = 300, 3_600, 86_400
     st.integers(0, 200),
     st.integers(1, 40),
     st.sampled_from([1, 12, 23, 24, 36, 72]),
-    st.lists(st.tuples(st.integers(0, 3 * 24 * 60).map(lambda m: m * 60), st.integers(0, 60)), max_size=5),
+    st.lists(st.tuples(st.integers(0, 3 * 24 * 12).map(lambda slice_: slice_ * SLICE), st.integers(0, 60)), max_size=5),
     st.integers(0, 10 * 24 * 12).map(lambda slot: slot * SLICE),
 )
 def test_all_rows_go_as_early_as_the_quota_lets_them(rows, quota, hours, held, now):
-    """Each day gives what a run would send that looks every minute of its first hour, and nothing is left."""
+    """Each day gives what a run would send that looks every five minutes of its first hour, and nothing is left."""
     held = [(now + s, n) for s, n in held]
     told = list(calendar(rows, quota=quota, quota_hours=hours, held=held, now=now))
     assert sum(told) == rows
     for sent in told:
         before = rows
-        for at in range(now, now + HOUR + 1, 60):
+        for at in range(now, now + HOUR + 1, SLICE):
             some = min(rows, max(0, quota - sum(n for until, n in held if until > at)))
             rows -= some
             # A row counts for its hours, and for the rest of its slice of five minutes and one more.

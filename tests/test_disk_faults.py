@@ -53,7 +53,7 @@ def _cases(writes: list[str]) -> list[tuple[int, bool]]:
     others = [at for at, name in enumerate(writes) if name != COMMIT]
     if SOAK:
         return [(at, stays) for at in range(len(writes)) for stays in (False, True)]
-    return [(at, bool(n % 2)) for n, at in enumerate([*every(commits, 12), *every(others, 5)])]
+    return [(at, bool(n % 2)) for n, at in enumerate([*every(commits, 8), *every(others, 4)])]
 
 
 def test_a_disk_that_is_full_at_any_write_loses_nothing(fresh, emulator):
@@ -85,4 +85,4 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(fresh, emulator):
         assert _ended(again) == _ended(whole), case
         assert again.balanced, case
         assert _held(installation, emulator) == expected, case
-    assert stopped > 10
+    assert stopped > 8

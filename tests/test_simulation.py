@@ -11,7 +11,7 @@ from simulation.schedule import figures, run_schedule
 
 # A schedule packs, sends, absorbs and accounts for a few days, with all the files that this takes: about half a second of
 # processor time, too much for ten thousand here. `make soak` plays a million.
-SCHEDULES = 50
+SCHEDULES = 40
 # Where each bug shows first; after a change of the code it may be elsewhere.
 SHOWN_BY = {
     "intent after the call": 1, "outcome before the call": 14, "recovered as planned": 25, "quota without unknowns": 37,
