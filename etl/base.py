@@ -39,9 +39,9 @@ class Base:
         return f"{FOLDER}/{self.sync}/{self.file.day}.json"
 
     @property
-    def hashes(self) -> set[str]:
-        """Those of the landing files."""
-        return {mark.partition("+")[0] for mark in self.made_of.values()}
+    def corrected(self) -> set[str]:
+        """The hashes of the landing files that were read with corrections."""
+        return {sha256 for sha256, plus, _ in (mark.partition("+") for mark in self.made_of.values()) if plus}
 
     def of(self, day: str) -> dict[str, str]:
         """What it is made of, as far as that landed for this day or an earlier one."""

@@ -33,8 +33,8 @@ def note(ctx: RunContext, fixes: pl.DataFrame) -> None:
 def take_over(ctx: RunContext, files: Sequence[SourceFile], *, carried: Collection[str] = ()) -> dict[str, Any]:
     """Settles what the run reads: its own corrections, then those of the other runs that may have read its files.
 
-    `rows` counts those of the files, `outdated` those of this day whose file is neither among them nor `carried` forward (by
-    its hash): they are left out; `of` names the runs that they belong to.
+    `rows` counts those of the files, `outdated` those of this day whose file is neither among them nor `carried` forward as
+    it was put right (by its hash): they are left out; `of` names the runs that they belong to.
     """
     read = [file.sha256 for file in files]
     days = [file.day for file in files if not file.carried]

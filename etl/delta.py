@@ -165,7 +165,7 @@ def decide(
         )
     turns = [(pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS]
     turns.append(pl.col("opt_out") & got_it.fill_null(value=False).not_())
-    falls = [(pl.col(name) < pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS]
+    falls = [pl.col(name).eq_missing(other=False) & pl.col(f"told_{name}").ne_missing(other=False) for name in OPT_INS]
     is_delivered = pl.col("outcome").is_in(DELIVERED)
     as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
     bucket = pl.when(same).then(as_before).when(pl.col("as_of") > day).then(pl.lit(Bucket.SUPERSEDED.value))
@@ -178,7 +178,7 @@ def decide(
         confirmed_on="confirmed_on",
         as_of="as_of",
         flips=pl.when(pl.col("as_of").is_not_null()).then(pl.any_horizontal(turns)),
-        opts_out=pl.any_horizontal("opt_out", *falls),
+        opts_out=pl.col("opt_out") | (pl.col("as_of").is_not_null() & pl.any_horizontal(falls)),
         due=due.fill_null(value=False),
     )
 

@@ -45,7 +45,7 @@ def extract(ctx: RunContext) -> dict[str, Any]:
         "files": [asdict(file) for file in (*crm, *(file for files in pos.values() for file in files))],
         "pos_gaps": [str(day) for day, files in pos.items() if not files],
         "pos_incomplete": not pos.get(ctx.day),
-        "corrected": corrections.take_over(ctx, crm, carried=known.hashes if known else ()),
+        "corrected": corrections.take_over(ctx, crm, carried=known.corrected if known else ()),
         "ignored": [name for export in exports for name in _ignored(ctx.landing, f"{export}/{ctx.day}")],
     }
 

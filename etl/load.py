@@ -201,7 +201,6 @@ class _Sender:
         for attempt in earlier:
             self._count(attempt.batch, attempt.outcome)
         self._sent, self._planned = 0, rows
-        self._quota_at = 0.0  # from then on the quota has room again
         self._queue: list[_Due] = []
         self._reserved: tuple[Batch, Reservation] | None = None
         self._under_way: dict[Future[_Ended], _Call] = {}
@@ -275,12 +274,7 @@ class _Sender:
         ready = self._ready(most)
         payloads = [self._payload(batch) for batch, _ in ready]
         now = self._ledger.now()
-        try:
-            numbers = self._intend([batch for batch, _ in ready]) if ready else []
-        except QuotaSpentError as spent:
-            if not self._ctx.patience_s or spent.wait > QUOTA_PATIENCE_S:
-                raise
-            numbers, self._quota_at = [], now + spent.wait
+        numbers = self._intend([batch for batch, _ in ready]) if ready else []
         for batch, _ in ready[len(numbers) :]:
             self._enqueue(batch, 0.0)
         return [
@@ -291,7 +285,7 @@ class _Sender:
     def _ready(self, most: int) -> list[tuple[Batch, Reservation]]:
         """The batches that may leave now; the first one that may not keeps its reservation."""
         ready: list[tuple[Batch, Reservation]] = []
-        while len(ready) < most and self._ledger.now() >= self._quota_at:
+        while len(ready) < most:
             if self._reserved is None:
                 if not self._queue or self._queue[0][0] > self._ledger.now():
                     break
@@ -311,7 +305,7 @@ class _Sender:
         """Waits until the next batch may leave, or for an answer, whichever is first."""
         seconds = None
         if self._stopped is None and (self._queue or self._reserved) and len(self._under_way) < self._slots:
-            moment = max(self._reserved[1].at if self._reserved else self._queue[0][0], self._quota_at)
+            moment = self._reserved[1].at if self._reserved else self._queue[0][0]
             seconds = max(0.0, moment - self._ledger.now())
         if self._under_way:
             calls.wait(self._under_way, seconds or None)

@@ -96,6 +96,8 @@ def render(ctx: RunContext) -> dict[str, Any]:
         if endpoint.identity != _UNIQUE:
             known = parts.scan(ctx.place, transform.PROFILES, _NOBODY)
             # A customer who has disappeared does not speak for those who are there, as their records may have been merged.
+            is_somebodys = pl.coalesce(endpoint.identity).is_in(_held(ctx, endpoint).implode())
+            opt_outs = opt_outs.filter(~(pl.col("_absent") & is_somebodys))
             for_all = opt_outs.with_columns(email_opt_in=pl.when("_absent").then(None).otherwise("email_opt_in"))
             everyone = pl.concat([known, for_all.lazy()], how="diagonal")
             shared = shared_identities(everyone.filter(~is_gone), endpoint.identity)
@@ -109,6 +111,15 @@ def render(ctx: RunContext) -> dict[str, Any]:
             counts["records"] += records.height
             counts["unsendable"] += records.filter(pl.col("reason") != ERASED).height
     return counts
+
+
+def _held(ctx: RunContext, endpoint: Destination) -> pl.Series:
+    """What the rows in quarantine hold of that by which the vendor knows people."""
+    frames = (
+        part for folder in transform.QUARANTINES for part in parts.frames(ctx.place, folder, list(endpoint.identity))
+    )
+    values = [part[name].alias("held") for part in frames for name in endpoint.identity]
+    return pl.concat([pl.Series("held", dtype=pl.String), *values]).drop_nulls().unique()
 
 
 def _opt_outs(ctx: RunContext, endpoint: Destination) -> pl.DataFrame:

@@ -63,6 +63,8 @@ _LATE_ENDS = (
 _OPEN = (BatchState.PROCESSING, BatchState.UNKNOWN, BatchState.SENDING)
 _COMMAND_LINE = "cli"
 _SHORTEST_PAUSE_S = 0.05
+# What load is stopped by, and a run that waits goes on after; meanwhile the account is anybody's.
+_PASSING = (load.AWAITING, "quota")
 _ASKED = "options.json"
 
 
@@ -203,7 +205,7 @@ def retry(ctx: RunContext) -> RunReport | None:
 
 def deliver(ctx: RunContext) -> RunReport:
     """The steps of a prepared run, and the report."""
-    while (sent := do(ctx, "load"))["stopped"] == load.AWAITING and _stays(ctx, sent["wait"]):
+    while (sent := do(ctx, "load"))["stopped"] in _PASSING and sent["wait"] is not None and _stays(ctx, sent["wait"]):
         pass
     return follow(ctx)
 

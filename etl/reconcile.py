@@ -1,7 +1,7 @@
 """Reconcile: one named end for every row, from files and ledger alone; then the account learns what was accepted.
 
-Writes `private/dispositions.parquet`: `row`, `bucket`, `code`, `batch`; beyond the rows of the export are the opt-outs of
-customers whom it does not speak of. Nothing is counted in memory along the way, so a crash loses no count, and a row that is
+Writes `private/dispositions.parquet`: `row`, `bucket`, `code`, `batch`, and `opt_out`, the end of an opt-out that goes alone;
+beyond the rows of the export are the opt-outs of customers whom it does not speak of. Nothing is counted in memory along the way, so a crash loses no count, and a row that is
 missing or has two ends shows.
 """
 
@@ -51,8 +51,13 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
         opt_outs.append(frame.filter((is_bad | is_beyond) & ~is_moot.fill_null(value=False)))
         found.append(frame.filter(~is_bad))
     sent = pl.concat(opt_outs)
-    bad = bad.drop("batch").join(sent.select("row", "batch"), on="row", how="left", maintain_order="left")
-    every = pl.concat([bad, *found]).sort("row")
+    bad = (
+        bad.drop("batch")
+        .join(sent.select("row", "batch"), on="row", how="left", maintain_order="left")
+        .select(*_COLUMNS)
+    )
+    opt_out = sent.select("row", opt_out="bucket")
+    every = pl.concat([bad, *found]).join(opt_out, on="row", how="left").sort("row")
     with ctx.place.staged(DISPOSITIONS) as path:
         every.write_parquet(path)
     ends = every.filter(pl.col("row") < records)

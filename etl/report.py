@@ -45,7 +45,7 @@ def report(ctx: RunContext) -> RunReport:
         absent=ctx.result("transform").get("absent"),
         carried=validated["crm"].get("carried", 0),  # an earlier version has not counted them
         optouts_sent=sum(account["opt_outs"].get(bucket, 0) for bucket in DELIVERED),
-        absent_unsubscribed=sum(account["absent"].get(bucket, 0) for bucket in DELIVERED),
+        absent_unsubscribed=sum(account.get("absent", {}).get(bucket, 0) for bucket in DELIVERED),
     )
     return _close(ctx, made)
 
@@ -272,7 +272,10 @@ def _notices(ctx: RunContext, validated: dict[str, Any]) -> list[str]:
             f"corrected: {put_right['rows']:,} CRM records count as they were put right, of the quarantine of {of}"
         )
     if put_right.get("outdated"):
-        notices.append(f"corrections_outdated: {put_right['outdated']:,} are of a file that was delivered anew since")
+        notices.append(
+            f"corrections_outdated: {put_right['outdated']:,} are of a file that was delivered anew since, or that this day "
+            "carries forward as it was: release them for the day of the file"
+        )
     if extracted["ignored"]:
         notices.append(f"ignored_files: not csv, csv.gz, ndjson or parquet: {', '.join(extracted['ignored'])}")
     notices += [f"{n['code']}: {n['message']}" for export in ("crm", "pos") for n in validated[export]["notices"]]

@@ -45,8 +45,7 @@ class Options:
 class RunContext:
     """Everything that a step needs to know; the steps hand each other files in `place`, and nothing else.
 
-    `patience_s` is how long load waits for another run of the account before it gives up as Busy; with none it does not wait
-    for the quota either, but says when to come back.
+    `patience_s` is how long load waits for another run of the account before it gives up as Busy.
     """
 
     sync: Sync

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -142,16 +141,16 @@ def test_rows_beyond_the_quota_are_deferred_by_name(install, emulator):
     assert emulator.duplicates() == 0
 
 
-@pytest.mark.parametrize("patience_s", [0, 600])
-def test_a_run_at_the_same_hour_waits_for_what_yesterdays_gives_back(install, emulator, patience_s):
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_run_at_the_same_hour_waits_for_what_yesterdays_gives_back(install, emulator, wait):
     """Yesterday's rows count a little longer than 24 hours: nothing is put off for that, and nothing goes too early."""
     scarce = install(emulator.url, extra={"limits": {"batch_update": {"rows_per_call": 10, "quota": 40}}})
     scarce.land(100)
     scarce.run()
     began = scarce.clock.now = scarce.clock.now + 24 * 3600
-    ctx = replace(scarce.context(run_id="cli-2"), patience_s=patience_s)
+    ctx = scarce.context(run_id="cli-2", wait=wait)
     report = pipeline.run(ctx)
-    if not patience_s:  # as a task does that frees its worker
+    if not wait:  # as a task does that frees its worker
         loaded = ctx.result("load")
         assert (ends(report), loaded["stopped"]) == ({"unchanged": 40, "not_sent": 40, "deferred": 20}, "quota")
         scarce.clock.now += loaded["wait"]

@@ -17,16 +17,25 @@ _PUNCTUATION = " :,{}"
 def present_in(valid: pl.LazyFrame, quarantined: pl.LazyFrame, delimiter: str) -> pl.LazyFrame:
     """Everybody whom an export names, by the hash of the `customer_id`, each once.
 
-    In a record that cannot be parsed each word may be one: whoever is named there has not disappeared.
+    In a record that cannot be parsed each word may be one: whoever is named there has not disappeared; nor has somebody whose
+    id has a blank too many.
     """
     texts = quarantined.filter(pl.col("codes").list.contains(UNPARSABLE)).select(customer_id="record")
     words = pl.col("customer_id").str.replace_all(rf'["{re.escape(delimiter)}]', "\n").str.split("\n")
     named = texts.select(words).explode("customer_id").select(pl.col("customer_id").str.strip_chars(_PUNCTUATION))
-    return pl.concat([valid.select("customer_id"), quarantined.select("customer_id"), named]).select(_KEY.unique())
+    trimmed = quarantined.select(pl.col("customer_id").str.strip_chars())
+    return pl.concat([valid.select("customer_id"), trimmed, named]).select(_KEY.unique())
 
 
 def absent(customers: Iterable[pl.DataFrame], present: pl.Series) -> pl.DataFrame:
     """Those of the customers who are not `present` (hashes), each once, as their newest row (`updated_at`) has them."""
-    here = present.implode()
-    gone = pl.concat([part.filter(~_KEY.is_in(here)) for part in customers])
+    here = present.sort()
+    gone = pl.concat([part.filter(~among(here, part.select(_KEY).to_series())) for part in customers])
     return gone.sort(instant("updated_at"), maintain_order=True).unique("customer_id", keep="last", maintain_order=True)
+
+
+def among(table: pl.Series, wanted: pl.Series) -> pl.Series:
+    """Whether each value stands in a sorted table: looked up in it, as a set of millions would be made for every part."""
+    if table.is_empty():
+        return pl.repeat(value=False, n=len(wanted), dtype=pl.Boolean, eager=True)
+    return table.gather(table.search_sorted(wanted).clip(0, len(table) - 1)) == wanted

@@ -18,19 +18,19 @@ from etl.ends import DISPOSITIONS
 from etl.model import DELIVERED, Bucket
 from etl.run import RunContext
 from etl.storage import Place
-from etl.transform.absent import absent
+from etl.transform.absent import absent, among
 
 _CUSTOMERS = f"{validate.FOLDER}/crm/valid"
 _HAS_IT = (*DELIVERED, Bucket.UNCHANGED.value)
 _OPT_OUTS: dict[str, Any] = {
     **dict.fromkeys(("customer_id", "email", "phone", "updated_at"), pl.String),
-    **dict.fromkeys(("email_opt_in", "sms_opt_in"), pl.Boolean),
+    **dict.fromkeys(("email_opt_in", "sms_opt_in", "_absent"), pl.Boolean),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """Opt-outs (`_absent`: the customer has disappeared), and how many have since; None where nobody can tell."""
+    """Opt-outs (`_absent`: only the customer's disappearance says so), and how many have since; None where nobody can tell."""
 
     opt_outs: pl.DataFrame
     absent: int | None
@@ -48,19 +48,21 @@ def left_to(ctx: RunContext, present: pl.LazyFrame | None, *, made: str, opt_out
     for day, run in newest:
         open_ = [_undelivered(run, part) for part in parts.frames(run, opt_outs)]
         left = _not_erased(ctx, pl.concat([left, *open_], how="diagonal"), day)
+    left = left.with_columns(pl.col("_absent").fill_null(value=False))  # an earlier version has not written it
     if present is None or not newest:
-        return Left(opt_outs=left.with_columns(_absent=False), absent=None)
+        return Left(opt_outs=left, absent=None)
     here = present.collect().to_series()
+    is_back = among(here.sort(), left["customer_id"].hash())
+    left = left.filter(~(is_back & pl.col("_absent")))
     had_customers = ((day, run) for day, run in chain(newest, earlier) if run.names(_CUSTOMERS))
     for day, run in islice(had_customers, 1):
         customers = parts.frames(run, _CUSTOMERS, ["customer_id", "email", "phone", "updated_at"])
         gone = absent(customers, here)
         count = gone.height
         if unsubscribe:
-            out = gone.with_columns(email_opt_in=False, sms_opt_in=False)
+            out = gone.with_columns(email_opt_in=False, sms_opt_in=False, _absent=True)
             left = pl.concat([left, _not_erased(ctx, out, day)])
-    is_absent = pl.col("customer_id").is_in(absent([left], here)["customer_id"].implode())
-    return Left(opt_outs=left.with_columns(_absent=is_absent), absent=count)
+    return Left(opt_outs=left, absent=count)
 
 
 def _runs_before(ctx: RunContext, made: str) -> Iterator[tuple[str, Place]]:
@@ -74,8 +76,10 @@ def _runs_before(ctx: RunContext, made: str) -> Iterator[tuple[str, Place]]:
 def _undelivered(run: Place, opt_outs: pl.DataFrame) -> pl.DataFrame:
     if not run.exists(DISPOSITIONS):
         return opt_outs
-    ends = pl.scan_parquet(run.fetch(DISPOSITIONS)).filter(pl.col("row").is_in(opt_outs["row"].implode()))
-    delivered = ends.filter(pl.col("bucket").is_in(_HAS_IT)).select("row").collect().to_series()
+    ends = pl.scan_parquet(run.fetch(DISPOSITIONS))
+    if "opt_out" not in ends.collect_schema():  # an earlier version has written it
+        return opt_outs
+    delivered = ends.filter(pl.col("opt_out").is_in(_HAS_IT)).select("row").collect().to_series()
     return opt_outs.filter(~pl.col("row").is_in(delivered.implode()))
 
 

@@ -70,7 +70,7 @@ def transform(ctx: RunContext) -> dict[str, Any]:
             parts.write(folder / "profiles", number, profiles)
     return {
         "absent": left.absent,
-        "base": None if ctx.sync.crm_mode == "full" else _leave_base(ctx, crm, gone),
+        "base": None if ctx.sync.crm_mode == "full" or ctx.options.dry_run else _leave_base(ctx, crm, gone),
         "profiles": len(customers),
         "deduplicated": len(resolved.deduplicated),
         "newer_quarantined": len(resolved.newer_quarantined),

@@ -1,0 +1,119 @@
+"""Opt-outs that one day leaves to the next, and customers who have disappeared: nobody too many, and nobody too few."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+
+from etl import pipeline
+
+SUNDAY = date(2026, 3, 1)
+MONDAY, TUESDAY = (SUNDAY + timedelta(days=n) for n in (1, 2))
+NAMES = ("customer_id", "email", "phone", "city", "birthday", "email_opt_in", "sms_opt_in", "updated_at")
+IN = {"email_opt_in": "true", "sms_opt_in": "true"}
+BLANK = {"email_opt_in": "", "sms_opt_in": ""}
+OUT = {"email_opt_in": "false"}
+BROKEN = {"birthday": "soon"}
+SAME = {"email": "same@example.org"}
+DELTA = {"crm_mode": "delta", "crm_max_age_days": 5}
+UNSUBSCRIBE = {"on_absent": "unsubscribe"}
+
+
+def _land(installation, day, customers):
+    """The CRM export of a day; each row differs from a customer who is opted in."""
+    folder = installation.root / "landing" / "crm" / str(day)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "customers.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, NAMES)
+        writer.writeheader()
+        for key, values in customers.items():
+            known = {"email": f"{key.strip().lower()}@example.org", "city": "Lyon", "updated_at": f"{day}T08:00:00Z"}
+            writer.writerow({"customer_id": key} | known | IN | values)
+
+
+def _run(installation, day, customers, sync=None, **options):
+    """Lands an export and runs its day, of a sync with other settings."""
+    _land(installation, day, customers)
+    installation.clock.now += 1
+    ctx = installation.context(day, run_id=pipeline.new_run_id("cli"), **options)
+    ctx = replace(ctx, sync=replace(ctx.sync, **(sync or {})))
+    installation.ledgers.append(ctx.ledger)
+    if ctx.options.dry_run:
+        return pipeline.prepare(ctx)
+    report = pipeline.run(ctx)
+    assert report.balanced
+    return report
+
+
+def _email(emulator, key="C-1"):
+    return emulator.profiles[key]["attributes"].get("$email_marketing")
+
+
+def test_a_dry_run_takes_nothing_from_the_next_day(installation, emulator):
+    """Of a day of changes that was only planned, the opt-out of a bad row goes with the next run."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}}, DELTA)
+    _run(installation, MONDAY, {"C-1": BROKEN | OUT}, DELTA, dry_run=True)
+    _run(installation, TUESDAY, {"C-2": {"city": "Nice"}}, DELTA)
+    assert _email(emulator) == "unsubscribed"
+
+
+def test_a_stray_blank_in_an_id_is_no_disappearance(installation, emulator):
+    """The row is in quarantine; its customer is there."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}}, UNSUBSCRIBE)
+    report = _run(installation, MONDAY, {" C-1": {}, "C-2": {}}, UNSUBSCRIBE)
+    assert (report.rows["quarantined"], report.absent, report.optouts_sent) == (1, 0, 0)
+    assert _email(emulator) == "subscribed"
+
+
+def test_what_was_delivered_is_not_left(installation, emulator):
+    """Also of a row in quarantine, whose own end is another: not even a run of everything says it again."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}})
+    assert _run(installation, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}}).optouts_sent == 1
+    assert _run(installation, TUESDAY, {"C-2": {}}, full=True).optouts_sent == 0
+
+
+def test_an_export_that_was_stopped_unsubscribes_nobody_the_day_after(installation, emulator):
+    """Half of it was missing, and a gate shut; who is in the next one, if only in quarantine, is there."""
+    names = [f"C-{number:05d}" for number in range(1200)]
+    _run(installation, SUNDAY, dict.fromkeys(names, BLANK), UNSUBSCRIBE)
+    assert _run(installation, MONDAY, dict.fromkeys(names[:500], BLANK), UNSUBSCRIBE).exit_code == 3
+    whole = {name: BLANK | (BROKEN if name in names[-5:] else {}) for name in names}
+    report = _run(installation, TUESDAY, whole, UNSUBSCRIBE)
+    assert (report.rows["quarantined"], report.optouts_sent) == (5, 0)
+
+
+def test_who_was_said_nothing_of_before_goes_first_too(install, emulator):
+    """An opt-out of a known customer whose opt-in was blank; of a new one it is no opt-out."""
+    account = install(emulator.url, extra={"limits": {"batch_update": {"rows_per_call": 10, "quota": 60}}})
+    names = [f"C-{number:02d}" for number in range(20)]
+    _run(account, SUNDAY, dict.fromkeys(names, BLANK))
+    account.extra["limits"]["batch_update"]["quota"] = 10
+    account.clock.now += 26 * 3600
+    changed = {name: BLANK | {"city": "Nice"} for name in names} | {names[-1]: BLANK | OUT, "C-new": OUT}
+    report = _run(account, MONDAY, changed, accept_volume=True)
+    assert (report.rows["accepted"], report.rows["deferred"]) == (10, 11)
+    assert _email(emulator, names[-1]) == "unsubscribed"
+
+
+def test_an_opt_out_that_a_row_said_speaks_for_the_address_until_it_is_delivered(install, emulator):
+    """At Releva; its customer is in no later export, and another one with the same address is."""
+    releva = install(emulator.url, destination="releva")
+    _run(releva, SUNDAY, {"C-2": SAME})
+    emulator.faults({"status": 401})
+    assert _run(releva, MONDAY, {"C-2": SAME, "C-1": SAME | BROKEN | OUT}).exit_code == 3
+    emulator.heal()
+    _run(releva, TUESDAY, {"C-2": SAME | {"city": "Nice"}})
+    assert emulator.profiles_of("releva")["same@example.org"]["attributes"]["subscriptions"] == []
+
+
+@pytest.mark.parametrize("neighbour", [{}, BROKEN | BLANK])
+def test_who_has_disappeared_does_not_speak_for_who_is_there(install, emulator, neighbour):
+    """At Releva, where two customers of one address are one person; also if the other one is in quarantine."""
+    releva = install(emulator.url, destination="releva")
+    older = {"updated_at": "2026-02-01T08:00:00Z"}
+    _run(releva, SUNDAY, {"C-1": SAME, "C-2": SAME | older, "C-3": {}}, UNSUBSCRIBE)
+    report = _run(releva, MONDAY, {"C-1": SAME | neighbour, "C-3": {}}, UNSUBSCRIBE)
+    assert (report.absent, report.absent_unsubscribed) == (1, 0)
