@@ -88,7 +88,7 @@ def leave(ctx: RunContext, rows: pl.LazyFrame) -> str | None:
     made_of = {name: mark for base in read for name, mark in base.made_of.items()} | landed
     if any(base.file.day < day and not base.made_of.items() <= made_of.items() for base in known):
         return None
-    stale = [base for base in known if base.file.day > day and base.of(day) != made_of]
+    stale = [base for base in known if base.file.day >= day and base.of(day) != made_of]
     gone = {name for base in stale for name in base.made_of if name not in made_of and not ctx.landing.exists(name)}
     if gone:
         return (
@@ -130,8 +130,11 @@ def forget(work: Place, customer_id: str) -> None:
 
 
 def thin(work: Place, *, oldest: date) -> None:
-    """Removes the bases of days before one, but for the newest of each sync: there may be no files to make it again."""
+    """Removes the bases of days before one, but for the newest two of each sync: there may be no files to make them again.
+
+    The newest is what the next day begins with, the one before what its own day does when it is run again.
+    """
     for sync in work.names(FOLDER):
-        for base in bases(work, sync)[:-1]:
+        for base in bases(work, sync)[:-2]:
             if base.file.day < str(oldest):
                 work.remove(base.name)

@@ -25,7 +25,7 @@ _PATIENCE_S = 60.0
 _CUSTOMERS, _RECEIPTS = (f"{validate.FOLDER}/{export}/valid" for export in ("crm", "pos"))
 _QUARANTINES = (*transform.QUARANTINES, f"{validate.FOLDER}/pos/quarantine")
 # What stays of a run, without the customer; of the rest of the folders that it is in, nothing.
-_STAYING = (_CUSTOMERS, *_QUARANTINES, corrections.FOLDER, transform.OPT_OUTS)
+_STAYING = (_CUSTOMERS, *_QUARANTINES, corrections.FOLDER, transform.OPT_OUTS, transform.HELD)
 _GOING = (transform.PROFILES, _RECEIPTS)
 _SHARED = {name.split("/")[1] for name in (validate.FOLDER, transform.FOLDER, DISPOSITIONS, corrections.FOLDER)}
 # Whose row it is, such a code leaves open.

@@ -18,7 +18,10 @@ from hashlib import sha256
 from itertools import groupby, pairwise
 from typing import Any
 
+import polars as pl
+
 from etl.calls import Calls
+from etl.delta import OPT_INS
 from etl.destinations import connect
 from etl.destinations.base import AwaitsCompletion, Destination
 from etl.ends import batch_rows, plan_folder, rows_of
@@ -111,13 +114,14 @@ def _left_in_doubt(ctx: RunContext, waiting: Sequence[Batch]) -> list[Batch]:
     """Batches of earlier runs that may or may not have arrived, and are to be sent once more before anything newer.
 
     Only as they were, and only where nothing newer was sent for any of their rows. Where this run speaks of all of them
-    itself, that is what is sent.
+    itself, that is what is sent; nor is anything sent before an opt-out that might not get through then.
     """
     doubtful = ctx.ledger.in_doubt(ctx.connection.account, besides=ctx.name)
     if not doubtful:
         return []
     state = load_state(ctx.work, ctx.ledger, ctx.connection.account)
-    mine = rows_of(ctx.work, ctx.name, waiting)["key"]
+    mine = rows_of(ctx.work, ctx.name, waiting)
+    opt_outs = mine.filter(~pl.all_horizontal(pl.col(OPT_INS).fill_null(value=True)))["key"]
     found = []
     for batch in doubtful:
         keys = batch_rows(ctx.work, batch)["key"]
@@ -126,7 +130,8 @@ def _left_in_doubt(ctx: RunContext, waiting: Sequence[Batch]) -> list[Batch]:
         is_last_word = (known["outcome"] == Bucket.UNKNOWN.value) & (known["as_of"] <= day)
         if (
             is_last_word.fill_null(value=False).all()
-            and not keys.is_in(mine.implode()).all()
+            and not keys.is_in(mine["key"].implode()).all()
+            and not keys.is_in(opt_outs.implode()).any()
             and ctx.work.exists(batch.file)
         ):
             found.append(batch)

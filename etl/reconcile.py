@@ -86,7 +86,10 @@ def _absent_rows(ctx: RunContext) -> pl.Series:
 
 
 def _supersede(ctx: RunContext) -> None:
-    """Ends batches of earlier runs of which nobody knows whether they arrived, where something newer has."""
+    """Ends batches of earlier runs of which nobody knows whether they arrived, where something newer has.
+
+    Of whom the state knows nothing, nothing is waited for: such a customer was erased.
+    """
     doubtful = ctx.ledger.in_doubt(ctx.connection.account, besides=ctx.name)
     if doubtful:
         state = load_state(ctx.work, ctx.ledger, ctx.connection.account)
@@ -94,7 +97,7 @@ def _supersede(ctx: RunContext) -> None:
         over = [
             b
             for b in doubtful
-            if (state.find(keys[b.id])["outcome"] != Bucket.UNKNOWN.value).fill_null(value=False).all()
+            if (state.find(keys[b.id])["outcome"] != Bucket.UNKNOWN.value).fill_null(value=True).all()
         ]
         ctx.ledger.supersede(over)
 

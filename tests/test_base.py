@@ -305,15 +305,27 @@ def test_whoever_was_erased_is_in_no_base_and_comes_back_from_no_older_export(in
 
 def test_the_newest_base_outlives_the_purge(installation):
     """Older ones go with the runs that are over, and so do the snapshots that nobody needs."""
+    sunday = MONDAY - timedelta(days=1)
+    for day, key in ((sunday, "C-0"), (MONDAY, "C-1"), (TUESDAY, "C-2")):
+        installation.land({key: {}}, day)
+        _run(installation, day)
+    ctx = installation.context()
+    purge(ctx.ledger, ctx.work, days=-1)
+    assert _days(installation) == [str(MONDAY), str(TUESDAY)]
+    assert len(ctx.work.names("private/snapshots")) == 2
+    installation.land({"C-3": {}}, WEDNESDAY)
+    assert _run(installation, WEDNESDAY).carried == 3
+
+
+def test_the_newest_day_can_be_run_again_after_the_purge(installation):
+    """Also where the landing folder has forgotten the days before it."""
     for day, key in ((MONDAY, "C-1"), (TUESDAY, "C-2")):
         installation.land({key: {}}, day)
         _run(installation, day)
     ctx = installation.context()
     purge(ctx.ledger, ctx.work, days=-1)
-    assert _days(installation) == [str(TUESDAY)]
-    assert len(ctx.work.names("private/snapshots")) == 1
-    installation.land({"C-3": {}}, WEDNESDAY)
-    assert _run(installation, WEDNESDAY).carried == 2
+    shutil.rmtree(installation.root / "landing" / "crm" / str(MONDAY))
+    assert _run(installation, TUESDAY).carried == 1
 
 
 @pytest.mark.parametrize(

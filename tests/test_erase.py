@@ -230,6 +230,19 @@ def test_an_unfinished_run_is_left_and_named(accounts):
     assert found_in_files((EMAIL, PHONE, "Canarina"), batch.root / "work") == {}
 
 
+def test_a_run_in_doubt_is_out_of_the_way_once_it_is_run_again(installation, emulator):
+    """As the message says: the others of the batch go once more, and nothing waits for the one who was erased."""
+    _land(installation, SUNDAY, _person(SUNDAY))
+    emulator.faults({"status": 503})
+    assert installation.run(SUNDAY).rows["unknown"] == 13
+    emulator.heal()
+    assert len(_erase(installation).left) == 1
+    _land(installation, SUNDAY)
+    assert installation.run(SUNDAY).rows["accepted"] == 12
+    assert _erase(installation).left == []
+    assert set(found_in_files(CANARIES, installation.root / "work")) <= set(_long_id(installation.root / "work"))
+
+
 def test_an_unfinished_run_without_the_customer_is_no_hindrance(accounts):
     """Whose rows are known."""
     batch = accounts[0]

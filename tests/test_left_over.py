@@ -11,7 +11,7 @@ import pytest
 from etl import pipeline
 
 SUNDAY = date(2026, 3, 1)
-MONDAY, TUESDAY = (SUNDAY + timedelta(days=n) for n in (1, 2))
+MONDAY, TUESDAY, WEDNESDAY = (SUNDAY + timedelta(days=n) for n in (1, 2, 3))
 NAMES = ("customer_id", "email", "phone", "city", "birthday", "email_opt_in", "sms_opt_in", "updated_at")
 IN = {"email_opt_in": "true", "sms_opt_in": "true"}
 BLANK = {"email_opt_in": "", "sms_opt_in": ""}
@@ -117,3 +117,39 @@ def test_who_has_disappeared_does_not_speak_for_who_is_there(install, emulator, 
     _run(releva, SUNDAY, {"C-1": SAME, "C-2": SAME | older, "C-3": {}}, UNSUBSCRIBE)
     report = _run(releva, MONDAY, {"C-1": SAME | neighbour, "C-3": {}}, UNSUBSCRIBE)
     assert (report.absent, report.absent_unsubscribed) == (1, 0)
+
+
+@pytest.mark.parametrize("bad", [BROKEN, {"email": "nobody"}])
+def test_who_was_in_quarantine_before_disappearing_is_unsubscribed(installation, emulator, bad):
+    """Valid, then bad for two days, then gone: the customer was there all the time, and is not any more."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}}, UNSUBSCRIBE)
+    for day in (MONDAY, TUESDAY):
+        report = _run(installation, day, {"C-1": bad | BLANK, "C-2": {}}, UNSUBSCRIBE)
+        assert (report.absent, report.optouts_sent) == (0, 0)
+    report = _run(installation, WEDNESDAY, {"C-2": {}}, UNSUBSCRIBE)
+    assert (report.absent, report.absent_unsubscribed) == (1, 1)
+    assert _email(emulator) == "unsubscribed"
+    assert _run(installation, WEDNESDAY + timedelta(days=1), {"C-2": {}}, UNSUBSCRIBE).absent == 0
+
+
+def test_an_opt_out_of_a_day_that_came_late_is_left_too(installation, emulator):
+    """The days after it have been run already, and none of them speaks of the customer."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}})
+    _run(installation, TUESDAY, {"C-2": {}})
+    emulator.faults({"status": 401})
+    assert _run(installation, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}}).exit_code == 3
+    emulator.heal()
+    assert _run(installation, WEDNESDAY, {"C-2": {}}).optouts_sent == 1
+    assert _email(emulator) == "unsubscribed"
+
+
+def test_what_is_in_doubt_gives_way_to_an_opt_out(installation, emulator):
+    """Opted-in data that may have arrived is not sent once more before the opt-out, which might not get through."""
+    emulator.faults({"status": 503})
+    assert _run(installation, SUNDAY, {"C-1": {}, "C-2": {}}).rows["unknown"] == 2
+    emulator.heal()
+    _run(installation, MONDAY, {"C-1": BROKEN | OUT, "C-3": {}})
+    assert [request["rows"] for request in emulator.requests if request["status"] == 202] == [2]
+    assert (_email(emulator), "C-2" in emulator.profiles) == ("unsubscribed", False)
+    assert _run(installation, SUNDAY, {"C-1": {}, "C-2": {}}).rows["accepted"] == 1
+    assert (_email(emulator), _email(emulator, "C-2")) == ("unsubscribed", "subscribed")

@@ -27,11 +27,26 @@ def present_in(valid: pl.LazyFrame, quarantined: pl.LazyFrame, delimiter: str) -
     return pl.concat([valid.select("customer_id"), trimmed, named]).select(_KEY.unique())
 
 
-def absent(customers: Iterable[pl.DataFrame], present: pl.Series) -> pl.DataFrame:
-    """Those of the customers who are not `present` (hashes), each once, as their newest row (`updated_at`) has them."""
-    here = present.sort()
-    gone = pl.concat([part.filter(~among(here, part.select(_KEY).to_series())) for part in customers])
-    return gone.sort(instant("updated_at"), maintain_order=True).unique("customer_id", keep="last", maintain_order=True)
+def told_apart(
+    customers: Iterable[pl.DataFrame], present: pl.Series, out: pl.Series
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Those of the customers who are not `present`, and those who are, but of whom no row goes `out` (hashes both).
+
+    Each once, as their newest row (`updated_at`) has them.
+    """
+    here, going = present.sort(), out.sort()
+    gone, held = [], []
+    for part in customers:
+        keys = part.select(_KEY).to_series()
+        is_here = among(here, keys)
+        gone.append(part.filter(~is_here))
+        held.append(part.filter(is_here & ~among(going, keys)))
+    return _newest(gone), _newest(held)
+
+
+def _newest(rows: list[pl.DataFrame]) -> pl.DataFrame:
+    in_order = pl.concat(rows).sort(instant("updated_at"), maintain_order=True)
+    return in_order.unique("customer_id", keep="last", maintain_order=True)
 
 
 def among(table: pl.Series, wanted: pl.Series) -> pl.Series:

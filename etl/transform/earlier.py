@@ -1,27 +1,30 @@
 """Earlier: what the runs of earlier days leave to this one: opt-outs to say again, and customers who have disappeared since.
 
 Of the runs to the account the newest earlier day counts, and of that the run that began last. It has taken over in its turn
-what was left to it, so that no opt-out is lost; what is known to have been delivered is not left any more.
+what was left to it, and what it could not, as that day was run later, is taken over besides: so no opt-out is lost. What is
+known to have been delivered, or to be older than what a later day said, is not left any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import polars as pl
 
 from etl import parts, tombstones, validate
 from etl.ends import DISPOSITIONS
+from etl.ledger import Run
 from etl.model import DELIVERED, Bucket
 from etl.run import RunContext
 from etl.storage import Place
-from etl.transform.absent import absent, among
+from etl.transform.absent import among, told_apart
 
 _CUSTOMERS = f"{validate.FOLDER}/crm/valid"
-_HAS_IT = (*DELIVERED, Bucket.UNCHANGED.value)
+_SETTLED = (*DELIVERED, Bucket.UNCHANGED.value, Bucket.SUPERSEDED.value)
+_PERSON = ["customer_id", "email", "phone", "updated_at"]
 _OPT_OUTS: dict[str, Any] = {
     **dict.fromkeys(("customer_id", "email", "phone", "updated_at"), pl.String),
     **dict.fromkeys(("email_opt_in", "sms_opt_in", "_absent"), pl.Boolean),
@@ -30,47 +33,62 @@ _OPT_OUTS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """Opt-outs (`_absent`: only the customer's disappearance says so), and how many have since; None where nobody can tell."""
+    """Opt-outs (`_absent`: only the customer's disappearance says so), and how many have since; None where nobody can tell.
+
+    `held` are customers who are there, but only in rows that do not go out: customer_id, email, phone, updated_at.
+    """
 
     opt_outs: pl.DataFrame
-    absent: int | None
+    held: pl.DataFrame
+    absent: int | None = None
 
 
-def left_to(ctx: RunContext, present: pl.LazyFrame | None, *, made: str, opt_outs: str, unsubscribe: bool) -> Left:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folders:
+    """What this looks for in a run: a file that tells that it was transformed, its opt-outs, and its held customers."""
+
+    made: str
+    opt_outs: str
+    held: str
+
+
+def left_to(
+    ctx: RunContext, present: pl.LazyFrame | None, out: pl.Series, *, folders: Folders, unsubscribe: bool
+) -> Left:
     """What is left to a run whose export names those who are `present`, None if it does not name everybody.
 
-    The files of a run that tell that it was transformed, and of whom opt-outs go out, are `made` and `opt_outs`. To
-    `unsubscribe` those who have disappeared is an opt-out, too. Whoever was erased since leaves nothing.
+    `out` are the customers who go out. To `unsubscribe` those who have disappeared is an opt-out, too. Whoever was erased
+    since leaves nothing.
     """
-    earlier = _runs_before(ctx, made)
-    newest = list(islice(earlier, 1))
-    left, count = pl.DataFrame(schema=_OPT_OUTS), None
-    for day, run in newest:
-        open_ = [_undelivered(run, part) for part in parts.frames(run, opt_outs)]
-        left = _not_erased(ctx, pl.concat([left, *open_], how="diagonal"), day)
+    of_account = ctx.ledger.runs_of_days(ctx.sync.name, before=str(ctx.day))
+    runs = [run for run in of_account if run.account == ctx.connection.account]
+    is_there = partial(_is_there, ctx.work, folders.made)
+    newest = next(filter(is_there, runs), None)
+    late = [run for run in runs if newest and run.started_at > newest.started_at and is_there(run)]
+    left = pl.DataFrame(schema=_OPT_OUTS)
+    for run in {run.day: run for run in [*reversed(late), *([newest] if newest else [])]}.values():
+        place = ctx.work / run.run
+        open_ = [_undelivered(place, part) for part in parts.frames(place, folders.opt_outs)]
+        theirs = pl.concat([left.clear(), *open_], how="diagonal")
+        left = pl.concat([left, _not_erased(ctx, theirs, run.day).select(*_OPT_OUTS)])
     left = left.with_columns(pl.col("_absent").fill_null(value=False))  # an earlier version has not written it
-    if present is None or not newest:
-        return Left(opt_outs=left, absent=None)
+    before = next((run for run in runs if is_there(run) and (ctx.work / run.run).names(_CUSTOMERS)), None)
+    nobody = pl.DataFrame(schema=dict.fromkeys(_PERSON, pl.String))
+    if present is None or before is None:
+        return Left(opt_outs=left, held=nobody)
     here = present.collect().to_series()
     is_back = among(here.sort(), left["customer_id"].hash())
     left = left.filter(~(is_back & pl.col("_absent")))
-    had_customers = ((day, run) for day, run in chain(newest, earlier) if run.names(_CUSTOMERS))
-    for day, run in islice(had_customers, 1):
-        customers = parts.frames(run, _CUSTOMERS, ["customer_id", "email", "phone", "updated_at"])
-        gone = absent(customers, here)
-        count = gone.height
-        if unsubscribe:
-            out = gone.with_columns(email_opt_in=False, sms_opt_in=False, _absent=True)
-            left = pl.concat([left, _not_erased(ctx, out, day)])
-    return Left(opt_outs=left, absent=count)
+    known = (parts.frames(ctx.work / before.run, folder, _PERSON) for folder in (_CUSTOMERS, folders.held))
+    gone, held = told_apart(chain([nobody], *known), here, out.hash())
+    if unsubscribe:
+        opted_out = gone.with_columns(email_opt_in=False, sms_opt_in=False, _absent=True)
+        left = pl.concat([left, _not_erased(ctx, opted_out, before.day).select(*_OPT_OUTS)])
+    return Left(opt_outs=left, held=_not_erased(ctx, held, before.day).select(_PERSON), absent=gone.height)
 
 
-def _runs_before(ctx: RunContext, made: str) -> Iterator[tuple[str, Place]]:
-    """The runs of the sync to the account for earlier days whose files are there still, each with its day."""
-    for run in ctx.ledger.runs_of_days(ctx.sync.name, before=str(ctx.day)):
-        place = ctx.work / run.run
-        if run.account == ctx.connection.account and place.exists("transform.json") and place.exists(made):
-            yield run.day, place
+def _is_there(work: Place, made: str, run: Run) -> bool:
+    return (work / run.run).exists("transform.json") and (work / run.run).exists(made)
 
 
 def _undelivered(run: Place, opt_outs: pl.DataFrame) -> pl.DataFrame:
@@ -79,11 +97,11 @@ def _undelivered(run: Place, opt_outs: pl.DataFrame) -> pl.DataFrame:
     ends = pl.scan_parquet(run.fetch(DISPOSITIONS))
     if "opt_out" not in ends.collect_schema():  # an earlier version has written it
         return opt_outs
-    delivered = ends.filter(pl.col("opt_out").is_in(_HAS_IT)).select("row").collect().to_series()
+    delivered = ends.filter(pl.col("opt_out").is_in(_SETTLED)).select("row").collect().to_series()
     return opt_outs.filter(~pl.col("row").is_in(delivered.implode()))
 
 
-def _not_erased(ctx: RunContext, opt_outs: pl.DataFrame, day: str) -> pl.DataFrame:
-    numbered = opt_outs.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt64))
+def _not_erased(ctx: RunContext, customers: pl.DataFrame, day: str) -> pl.DataFrame:
+    numbered = customers.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt64))
     gone = tombstones.erased_rows(ctx.work, [numbered], [(0, day)])
-    return numbered.filter(~pl.col("row").is_in(gone.implode())).select(*_OPT_OUTS)
+    return numbered.filter(~pl.col("row").is_in(gone.implode()))

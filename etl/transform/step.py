@@ -2,8 +2,8 @@
 
 Writes `private/transformed/profiles/` (see `contracts.profiles`), `private/transformed/quarantine/` (rows with a newer
 version in quarantine), `private/transformed/optouts/` (profiles of the opt-outs that go alone; `_absent`: of a customer who
-has disappeared; the `row` of one that no record of today says is beyond theirs) and
-`private/transformed/deduplicated.parquet` (`row`).
+has disappeared; the `row` of one that no record of today says is beyond theirs), `private/transformed/held/` (customers of
+earlier days who are there, but only in rows that do not go out) and `private/transformed/deduplicated.parquet` (`row`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from etl.run import RunContext
 from etl.snapshot import sources
 from etl.transform.absent import present_in
 from etl.transform.duplicates import resolve_duplicates
-from etl.transform.earlier import Left, left_to
+from etl.transform.earlier import Folders, Left, left_to
 from etl.transform.optouts import opt_outs
 from etl.transform.profiles import build_profiles
 from etl.transform.purchases import RECEIPT, Purchases, summarise_purchases
 
 FOLDER = "private/transformed"
 PROFILES, OPT_OUTS = f"{FOLDER}/profiles", f"{FOLDER}/optouts"
+HELD = f"{FOLDER}/held"
 _DEDUPLICATED = "deduplicated.parquet"
 # Where quarantined CRM rows stand: those that broke a rule, and those with a newer version among them.
 QUARANTINES = (f"{validate.FOLDER}/crm/quarantine", f"{FOLDER}/quarantine")
@@ -45,7 +46,7 @@ def transform(ctx: RunContext) -> dict[str, Any]:
     customers = crm.filter(~pl.col("row").is_in(gone.implode())).select("customer_id").collect().to_series()
     purchases = summarise_purchases(_scan(ctx, "pos", "valid").select(RECEIPT).collect(), customers)
     held = [quarantined]
-    left = _left(ctx, crm, quarantined, unsubscribe=len(customers) > 0)
+    left = _left(ctx, crm, quarantined, customers)
     with ctx.place.staged(FOLDER) as folder:
         folder.mkdir()
         resolved.deduplicated.to_frame("row").write_parquet(folder / _DEDUPLICATED)
@@ -56,6 +57,7 @@ def transform(ctx: RunContext) -> dict[str, Any]:
         records = ctx.result("validate")["crm"]["records"]
         out = opt_outs(pl.concat(held), customers, left.opt_outs, records)
         erased = tombstones.erased_rows(ctx.work, [out], validate.days_of_rows(ctx))
+        parts.write(folder / "held", 0, left.held)
         parts.write(folder / "optouts", 0, out.filter(~pl.col("row").is_in(erased.implode())))
         promise = contracts.with_own(contracts.Profiles, ctx.sync.own)
         incomplete = ctx.result("extract")["pos_incomplete"]
@@ -82,15 +84,15 @@ def transform(ctx: RunContext) -> dict[str, Any]:
     }
 
 
-def _left(ctx: RunContext, crm: pl.LazyFrame, quarantined: pl.LazyFrame, *, unsubscribe: bool) -> Left:
+def _left(ctx: RunContext, crm: pl.LazyFrame, quarantined: pl.LazyFrame, customers: pl.Series) -> Left:
     """What earlier days have left to the run; an export of nobody unsubscribes nobody."""
     is_full = ctx.sync.crm_mode == "full"
     return left_to(
         ctx,
         present_in(crm, quarantined, ctx.sync.crm.delimiter) if is_full else None,
-        made=f"{FOLDER}/{_DEDUPLICATED}",
-        opt_outs=OPT_OUTS,
-        unsubscribe=unsubscribe and ctx.sync.on_absent == "unsubscribe",
+        customers,
+        folders=Folders(made=f"{FOLDER}/{_DEDUPLICATED}", opt_outs=OPT_OUTS, held=HELD),
+        unsubscribe=len(customers) > 0 and ctx.sync.on_absent == "unsubscribe",
     )
 
 
