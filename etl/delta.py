@@ -75,7 +75,7 @@ class State:
         if columns.is_empty():
             found = columns.clear(len(keys))
         else:
-            found = columns.select(pl.all().gather(_places(self.table["hash"], keys.hash())))
+            found = columns.select(pl.all().gather(places(self.table["hash"], keys.hash())))
         return found if "tags" in found.columns else found.with_columns(tags=pl.lit(None, dtype=STATE["tags"]))
 
 
@@ -100,9 +100,7 @@ class Seen:
 
     def tells_more(self, part: pl.DataFrame) -> pl.Series:
         """Of which rows of a state it says something new: that they are still so on a later day."""
-        if self.marks.is_empty():
-            return pl.repeat(value=False, n=part.height, dtype=pl.Boolean, eager=True)
-        is_seen = _places(self.marks, part.select(_MARK).to_series()).is_not_null()
+        is_seen = places(self.marks, part.select(_MARK).to_series()).is_not_null()
         return is_seen & (part["as_of"] < self.day).fill_null(value=False)
 
 
@@ -110,13 +108,15 @@ class Seen:
 _MARK = pl.col("key").hash() ^ pl.col("fingerprint")
 
 
-def _places(table: pl.Series, wanted: pl.Series) -> pl.Series:
-    """Where each value stands in a sorted table that is not empty; null where it does not."""
+def places(table: pl.Series, wanted: pl.Series) -> pl.Series:
+    """Where each value stands in a sorted table; null where it does not."""
+    if table.is_empty():
+        return pl.repeat(None, len(wanted), dtype=pl.UInt32, eager=True)
     order = wanted.arg_sort()  # looked up in the table's order, the processor finds most of it in its cache
     at = table.search_sorted(wanted.gather(order)).clip(0, len(table) - 1)
-    places = at.clone().scatter(order, at)
-    is_there = (table.gather(places) == wanted).fill_null(value=False)
-    return places.to_frame("at").select(pl.when(is_there).then("at")).to_series()
+    found = at.clone().scatter(order, at)
+    is_there = (table.gather(found) == wanted).fill_null(value=False)
+    return found.to_frame("at").select(pl.when(is_there).then("at")).to_series()
 
 
 def conformed(part: pl.DataFrame) -> pl.DataFrame:

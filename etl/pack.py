@@ -4,7 +4,7 @@ Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memor
 `opt_out`: it is an opt-out that goes alone, and says nothing else; these come first), and for each plan of the run
 `private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`, `fingerprint`,
 `memory`, the opt-ins, `tags`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`,
-`code` of what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A
+`code`, `since` of what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A
 plan is good for the generation of the account's state that it was made from; load has it made anew when the account has
 moved on.
 """
@@ -39,7 +39,7 @@ from etl.packing import Encoded, pack
 from etl.run import RunContext
 from etl.state import load_state
 from etl.transform import step as transform
-from etl.turns import Turns, turn
+from etl.turns import Turns, Waiting, turn
 from etl.validate import days_of_rows
 
 RECORDS = "private/records"
@@ -164,9 +164,10 @@ def stage(ctx: RunContext, *, plan: int) -> dict[str, Any]:
     generation = ctx.ledger.account(account).generation
     state = load_state(ctx.work, ctx.ledger, account)
     settled = _settled_rows(ctx)
+    waiting = _waiting(ctx)
     with ctx.client() as client:
         endpoints = connect_all(ctx.destination, ctx.connection, client, ctx.sync.own)
-        decided = partial(_decided, ctx, state, settled, endpoints[0])
+        decided = partial(_decided, ctx, state, settled, waiting, endpoints[0])
         limit = _limit(ctx, settled, decided)
         counted = _counted(ctx, endpoints[-1], decided(_JUDGED))
         chosen = _choose(ctx, client, endpoints, decided, counted, limit)
@@ -284,7 +285,12 @@ def batches(ctx: RunContext, staged: Manifest) -> Iterator[Batch]:
 
 
 def _decided(
-    ctx: RunContext, state: delta.State, settled: pl.Series, endpoint: Destination, columns: list[str] | None
+    ctx: RunContext,
+    state: delta.State,
+    settled: pl.Series,
+    waiting: Waiting,
+    endpoint: Destination,
+    columns: list[str] | None,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """The parts of the records with `bucket` and `code`; rows that are settled in this run already are left out."""
     asked: dict[str, Any] = {
@@ -306,8 +312,18 @@ def _decided(
                 bucket=pl.when(reason.is_not_null()).then(bucket).otherwise("bucket"),
                 code=pl.coalesce("reason", "code"),
                 due=pl.col("due") & reason.is_null(),
+                since=waiting.since(decided["key"], decided["as_of"], ctx.day),
             ).with_columns(turn=turn(by_waiting=ctx.options.limit is None)),
         )
+
+
+def _waiting(ctx: RunContext) -> Waiting:
+    """Whom the newest run for an earlier day has put off."""
+    for run in ctx.ledger.runs_of_days(ctx.sync.name, before=str(ctx.day)):
+        folder = plan_folder(run.run, run.plan)
+        if run.account == ctx.connection.account and run.plan and ctx.work.exists(f"{folder}/{_SUMMARY}"):
+            return Waiting.of(parts.frames(ctx.work, f"{folder}/kept"))
+    return Waiting.of([])
 
 
 def _wanted(part: pl.DataFrame) -> pl.DataFrame:
@@ -394,7 +410,7 @@ class _Stage:
         sent, records = sent.filter(fits), records.filter(fits)
         if kept.height:
             # What is as before has been sent as it says, or, of an opt-out, with more.
-            columns = ("row", "key", "sent", "bucket", "code")
+            columns = ("row", "key", "sent", "bucket", "code", "since")
             parts.write(self.path / "kept", number, kept.select(columns).rename({"sent": "fingerprint"}))
             for bucket, count in kept.group_by("bucket").len().iter_rows():
                 self.kept[bucket] = self.kept.get(bucket, 0) + count

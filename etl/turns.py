@@ -1,17 +1,22 @@
 """Turns: who goes first where the day's room does not hold everybody.
 
 An opt-out goes first, then whoever has waited longest, and last what is sent only lest the vendor forget it. A profile waits
-since the day that the account knows it from, so that nobody is overtaken for ever by those who stand earlier in the export.
+since the day that the account knows it from; one that it does not know since the day that put it off. So nobody is overtaken
+for ever by those who stand earlier in the export.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 
 import polars as pl
 
-_OPT_OUT, _NEW, _REFRESH = 0, 1, 2**31 - 1
+from etl.delta import places
+from etl.model import Bucket
+
+_OPT_OUT, _FIRST, _REFRESH = 0, 1, 2**31 - 1
 
 
 def turn(*, by_waiting: bool) -> pl.Expr:
@@ -19,9 +24,30 @@ def turn(*, by_waiting: bool) -> pl.Expr:
 
     Without `by_waiting`, all that have changed go in the order of the export.
     """
-    waiting = pl.when("opts_out").then(_OPT_OUT).otherwise(pl.col("as_of").cast(pl.Int32).fill_null(_NEW))
-    changed = waiting if by_waiting else pl.lit(_NEW)
+    waiting = pl.when("opts_out").then(_OPT_OUT).otherwise(pl.col("since").cast(pl.Int32))
+    changed = waiting if by_waiting else pl.lit(_FIRST)
     return pl.when(pl.col("bucket").is_null()).then(changed).when("due").then(_REFRESH)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Since which day profiles wait that were put off, for look-ups: `hash` of the key (sorted), `since`."""
+
+    table: pl.DataFrame
+
+    @classmethod
+    def of(cls, kept: Iterable[pl.DataFrame]) -> Waiting:
+        """From what a plan has not sent (`key`, `bucket`, `since`)."""
+        empty = pl.DataFrame(schema={"hash": pl.UInt64, "since": pl.Date})
+        is_late = pl.col("bucket") == Bucket.DEFERRED.value
+        since = (part for part in kept if "since" in part.columns)  # an earlier version has not written it
+        late = [part.filter(is_late).select(pl.col("key").hash().alias("hash"), "since") for part in since]
+        return cls(pl.concat([empty, *late]).sort("hash"))
+
+    def since(self, keys: pl.Series, as_of: pl.Series, today: date) -> pl.Series:
+        """Since when each of the profiles waits that the account knows from a day, or from none."""
+        found = self.table["since"].gather(places(self.table["hash"], keys.hash()))
+        return pl.select(pl.min_horizontal(as_of, found).fill_null(today)).to_series()
 
 
 @dataclass(slots=True)

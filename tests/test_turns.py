@@ -44,3 +44,17 @@ def test_whoever_has_waited_longest_goes_first(install, emulator):
     assert arrived[0] == {*names[:19], names[-1]}
     assert arrived[1] == set(names[19:39])
     assert arrived[2] == set(names[39:59])
+
+
+def test_new_customers_are_not_overtaken_by_newer_ones(install, emulator):
+    """Whom the account does not know waits since the day that put them off, however early others stand in the export."""
+    account = install(emulator.url, extra={"limits": {"batch_update": {"rows_per_call": 4, "quota": 4}}})
+    everybody: list[str] = []
+    for number in range(3):
+        everybody = [f"C-{number}{place}" for place in range(6)] + everybody
+        account.clock.now += 25 * 3600
+        waiting = sorted({*everybody} - {*emulator.profiles})
+        account.land({name: {} for name in everybody}, SUNDAY + timedelta(days=number))
+        account.run(SUNDAY + timedelta(days=number), accept_volume=True)
+        arrived = sorted({*waiting} & {*emulator.profiles})
+        assert [name[:3] for name in arrived] == [name[:3] for name in waiting[:4]]

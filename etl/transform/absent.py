@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import polars as pl
 
 from contracts.values import instant
+from etl.delta import places
 from etl.validate import UNPARSABLE
 
 _KEY = pl.col("customer_id").hash()
@@ -38,19 +39,12 @@ def told_apart(
     gone, held = [], []
     for part in customers:
         keys = part.select(_KEY).to_series()
-        is_here = among(here, keys)
+        is_here = places(here, keys).is_not_null()
         gone.append(part.filter(~is_here))
-        held.append(part.filter(is_here & ~among(going, keys)))
+        held.append(part.filter(is_here & places(going, keys).is_null()))
     return _newest(gone), _newest(held)
 
 
 def _newest(rows: list[pl.DataFrame]) -> pl.DataFrame:
     in_order = pl.concat(rows).sort(instant("updated_at"), maintain_order=True)
     return in_order.unique("customer_id", keep="last", maintain_order=True)
-
-
-def among(table: pl.Series, wanted: pl.Series) -> pl.Series:
-    """Whether each value stands in a sorted table: looked up in it, as a set of millions would be made for every part."""
-    if table.is_empty():
-        return pl.repeat(value=False, n=len(wanted), dtype=pl.Boolean, eager=True)
-    return table.gather(table.search_sorted(wanted).clip(0, len(table) - 1)) == wanted

@@ -15,12 +15,13 @@ from typing import Any
 import polars as pl
 
 from etl import parts, tombstones, validate
+from etl.delta import places
 from etl.ends import DISPOSITIONS
 from etl.ledger import Run
 from etl.model import DELIVERED, Bucket
 from etl.run import RunContext
 from etl.storage import Place
-from etl.transform.absent import among, told_apart
+from etl.transform.absent import told_apart
 
 _CUSTOMERS = f"{validate.FOLDER}/crm/valid"
 _SETTLED = (*DELIVERED, Bucket.UNCHANGED.value, Bucket.SUPERSEDED.value)
@@ -77,7 +78,7 @@ def left_to(
     if present is None or before is None:
         return Left(opt_outs=left, held=nobody)
     here = present.collect().to_series()
-    is_back = among(here.sort(), left["customer_id"].hash())
+    is_back = places(here.sort(), left["customer_id"].hash()).is_not_null()
     left = left.filter(~(is_back & pl.col("_absent")))
     known = (parts.frames(ctx.work / before.run, folder, _PERSON) for folder in (_CUSTOMERS, folders.held))
     gone, held = told_apart(chain([nobody], *known), here, out.hash())
