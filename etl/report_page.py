@@ -23,7 +23,7 @@ ENDS = {
     "quarantined": "it breaks the contract, or a newer version of the same customer does",
     "deduplicated": "another row of the same customer is newer",
     "unchanged": "the account was told just the same before",
-    "superseded": "a later day's export has spoken of the customer",
+    "superseded": "a run of a later day has spoken of the customer",
     "unsendable": "it is valid, and the vendor would not take it",
     "deferred": "--limit or the quota left no room for it",
     "not_sent": "nothing of it left this machine",
