@@ -33,7 +33,7 @@ from etl.storage import Place
 
 SEED = 20261122
 # So many in `make test`: points and pairs of points in all; and for each destination moments, in `make soak` (second).
-NAMED, PAIRS = 18, 2
+NAMED, PAIRS = 14, 2
 KILLS, STOPS = (1, 50), (1, 20)
 LATE = 0.7  # that share of the moments lies behind the first call
 

@@ -279,7 +279,7 @@ def test_a_refused_file_is_closed_at_once(tmp_path):
     with pytest.raises(ExportError) as held:
         list(reader)
     assert held.value.code == "header_missing_column"
-    opened = [file for file in gc.get_objects() if isinstance(file, io.BufferedReader) and file.name == str(path)]
+    opened = [file for file in gc.get_objects() if type(file) is io.BufferedReader and file.name == str(path)]
     assert [file for file in opened if not file.closed] == []
 
 
