@@ -135,9 +135,10 @@ def decide(
     confirms: bool = False,
     refresh_days: int | None = None,
 ) -> pl.DataFrame:
-    """What becomes of each record (`key`, `fingerprint`, the opt-ins, `opt_out`): `bucket`, null for "send it", and `code`.
+    """What becomes of each record (`key`, `fingerprint`, opt-ins, `opt_out`, `said_on`): `bucket`, null for "send it", and `code`.
 
-    A profile that a later day's export has spoken of is superseded. One that was sent before just as it stands is not
+    A profile that a later day's export has spoken of is superseded; so is what an earlier day has `said_on` it and left to this
+    one, if a day between them has spoken. One that was sent before just as it stands is not
     sent again, except by `full`, or by `retry` if it did not get through, and stays where it ended. A destination that
     `confirms` goes by what was confirmed: that another endpoint of the account took a profile which may not even be there is
     no reason to leave it out. An `opt_out` says nothing else of its profile, and is as before if the account has got just
@@ -147,9 +148,14 @@ def decide(
     same where there is room, because the vendor forgets a profile that is idle: each of them once in `refresh_days`.
     """
     names = {"fingerprint": "sent", "tags": "known_tags", **{name: f"told_{name}" for name in OPT_INS}}
-    known = state.find(records["key"]).rename(names).with_columns(records.select("fingerprint", "opt_out", *OPT_INS))
+    known = (
+        state.find(records["key"])
+        .rename(names)
+        .with_columns(records.select("fingerprint", "opt_out", "said_on", *OPT_INS))
+    )
     got_it = pl.all_horizontal(pl.col(name).is_null() | pl.col(name).eq(pl.col(f"told_{name}")) for name in OPT_INS)
-    is_told = pl.col("opt_out") & got_it & pl.col("outcome").is_in(DELIVERED)
+    is_delivered = pl.col("outcome").is_in(DELIVERED)
+    is_told = pl.col("opt_out") & got_it & is_delivered
     same = ((pl.col("sent") == pl.col("fingerprint")) | is_told).fill_null(value=False) & (not full)
     if retry:
         same &= pl.col("outcome").is_in(_THROUGH)
@@ -157,18 +163,15 @@ def decide(
         same &= pl.col("confirmed_on").is_not_null() | (pl.col("outcome") != Bucket.ACCEPTED.value)
     due = pl.lit(value=False)
     if refresh_days is not None and not retry:
-        due = (
-            same
-            & ~pl.col("opt_out")
-            & pl.col("outcome").is_in(DELIVERED)
-            & _has_had_its_turn(records["key"], day, refresh_days)
-        )
+        due = same & ~pl.col("opt_out") & is_delivered & _has_had_its_turn(records["key"], day, refresh_days)
     turns = [(pl.col(name) != pl.col(f"told_{name}")).fill_null(value=False) for name in OPT_INS]
     turns.append(pl.col("opt_out") & got_it.fill_null(value=False).not_())
     falls = [pl.col(name).eq_missing(other=False) & pl.col(f"told_{name}").ne_missing(other=False) for name in OPT_INS]
-    is_delivered = pl.col("outcome").is_in(DELIVERED)
     as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
-    bucket = pl.when(same).then(as_before).when(pl.col("as_of") > day).then(pl.lit(Bucket.SUPERSEDED.value))
+    # What the account knows as of the day itself was an earlier try of it.
+    is_between = pl.col("as_of").is_between("said_on", pl.lit(day), closed="none")
+    is_older = (pl.col("as_of") > day) | is_between.fill_null(value=False)
+    bucket = pl.when(same).then(as_before).when(is_older).then(pl.lit(Bucket.SUPERSEDED.value))
     return known.select(
         bucket=bucket,
         code=pl.when(same).then(pl.col("code").cast(pl.String)),

@@ -1,12 +1,12 @@
 """Pack: encodes the profiles, leaves out what the account knows already, and stages the exact bytes of every call.
 
 Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `tags`, `fingerprint`, the opt-ins,
-`opt_out`: it is an opt-out that goes alone, and says nothing else; these come first), and for each plan of the run
-`private/plan-NNN/`: `payloads` (the bodies one after the other, a line each), `references/` (`row`, `key`, `fingerprint`,
-`memory`, the opt-ins, `tags`, `size` in bytes, in the order of sending), `kept/` (`row`, `key`, `fingerprint`, `bucket`,
-`code`, `since` of what is not sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A
-plan is good for the generation of the account's state that it was made from; load has it made anew when the account has
-moved on.
+`opt_out`: it is an opt-out that goes alone, and says nothing else, and `said_on`, the earlier day that left it to this one;
+these come first). Writes, for each plan of the run, `private/plan-NNN/`: `payloads` (the bodies one after the other, a line
+each), `references/` (`row`, `key`, `fingerprint`, `memory`, the opt-ins, `tags`, `size` in bytes, in the order of sending),
+`kept/` (`row`, `key`, `fingerprint`, `bucket`, `code`, `since` of what is not sent), `calls.arrow` (`sha256`, `offset`,
+`size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the generation of the account's state that it
+was made from; load has it made anew when the account has moved on.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ IDENTITY_SHARED = "identity_shared"
 _CALLS_FILE, _SUMMARY = "calls.arrow", "manifest.json"
 ERASED = "erased"
 _CALLS = {"sha256": pl.String, "offset": pl.Int64, "size": pl.Int64, "first": pl.Int64, "rows": pl.Int64}
-_JUDGED = ["row", "key", "fingerprint", "reason", *delta.OPT_INS, "opt_out"]
+_JUDGED = ["row", "key", "fingerprint", "reason", *delta.OPT_INS, "opt_out", "said_on"]
 _UNIQUE = ("customer_id",)
 # The profiles' columns where there are none.
 _NOBODY = {name: column.dtype.type for name, column in Profiles.to_schema().columns.items()}
@@ -101,9 +101,11 @@ def render(ctx: RunContext) -> dict[str, Any]:
             for_all = opt_outs.with_columns(email_opt_in=pl.when("_absent").then(None).otherwise("email_opt_in"))
             everyone = pl.concat([known, for_all.lazy()], how="diagonal")
             shared = shared_identities(everyone.filter(~is_gone), endpoint.identity)
-        for number, part in enumerate(chain([opt_outs.drop("_absent")], parts.frames(ctx.place, transform.PROFILES))):
+        alone = opt_outs.drop("_absent", "_said_on")
+        for number, part in enumerate(chain([alone], parts.frames(ctx.place, transform.PROFILES))):
             records = _records(endpoint, part, shared, ctx.sync.own, clear if number else ()).with_columns(
-                opt_out=pl.lit(number == 0)
+                opt_out=pl.lit(number == 0),
+                said_on=pl.lit(None, dtype=pl.Date) if number else opt_outs["_said_on"],
             )
             if len(gone):
                 records = records.with_columns(reason=pl.when(is_gone).then(pl.lit(ERASED)).otherwise("reason"))
@@ -123,14 +125,14 @@ def _held(ctx: RunContext, endpoint: Destination) -> pl.Series:
 
 
 def _opt_outs(ctx: RunContext, endpoint: Destination) -> pl.DataFrame:
-    """The opt-outs that the vendor has a field for, each with the identity of its profile and nothing else; and `_absent`."""
+    """The opt-outs that the vendor has a field for, each with the identity of its profile and nothing else; `_absent` and `_said_on` too."""
     key = pl.coalesce(endpoint.identity)
     identity = (pl.when(pl.col(name) == key).then(name).alias(name) for name in endpoint.identity)
     is_said = pl.any_horizontal(pl.lit(value=False), *(pl.col(name).is_not_null() for name in endpoint.opt_ins))
-    nobody = pl.DataFrame(schema=_NOBODY | {"_absent": pl.Boolean})
+    nobody = pl.DataFrame(schema=_NOBODY | {"_absent": pl.Boolean, "_said_on": pl.Date})
     some = pl.concat([nobody, *parts.frames(ctx.place, transform.OPT_OUTS)], how="diagonal")
     some = some.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in ctx.sync.own)
-    alone = some.filter(key.is_not_null() & is_said).select("row", "_absent", *identity, *endpoint.opt_ins)
+    alone = some.filter(key.is_not_null() & is_said).select("row", "_absent", "_said_on", *identity, *endpoint.opt_ins)
     return pl.concat([some.clear(), alone], how="diagonal")
 
 

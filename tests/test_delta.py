@@ -57,11 +57,17 @@ def frame(model: dict[str, Known]) -> pl.DataFrame:
 
 
 def records(
-    wanted: dict[str, int], told: dict[str, tuple[bool | None, bool | None]] | None = None, *, opt_out: bool = False
+    wanted: dict[str, int],
+    told: dict[str, tuple[bool | None, bool | None]] | None = None,
+    *,
+    opt_out: bool = False,
+    said_on: date | None = None,
 ) -> pl.DataFrame:
     schema = {name: STATE[name] for name in ("key", "fingerprint", *OPT_INS)}
     rows = [(key, print_, *(told or {}).get(key, (None, None))) for key, print_ in wanted.items()]
-    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(opt_out=pl.lit(opt_out))
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+        opt_out=pl.lit(opt_out), said_on=pl.lit(said_on, dtype=pl.Date)
+    )
 
 
 def judged(model: Known | None, print_: int, day: date, *, full: bool, retry: bool, confirms: bool):
@@ -109,20 +115,26 @@ def test_an_opt_in_flips_when_it_turns_into_its_opposite(model, told):
     assert decided["flips"].to_list() == [flips(key) for key in told]
 
 
-@given(known, opt_ins, days)
-def test_an_opt_out_alone_is_as_before_if_the_account_has_got_it(old, told, day):
-    """With whatever was accepted last; what is in doubt, or may have been half applied, does not count. Else it is a turn."""
+@given(known, opt_ins, days, st.none() | st.integers(1, 3))
+def test_an_opt_out_alone_is_as_before_if_the_account_has_got_it(old, told, day, back):
+    """With whatever was accepted last; what is in doubt, or may have been half applied, does not count. Else it is a turn.
+
+    One that an earlier day has left is superseded by the days between, too, but not by an earlier try of the day itself.
+    """
+    said_on = back and day - timedelta(days=back)
     out = tuple(False if word is False else None for word in told)
-    wanted, model = records({"C-0": 9}, {"C-0": out}, opt_out=True), State.load([frame({"C-0": old})])
+    wanted = records({"C-0": 9}, {"C-0": out}, opt_out=True, said_on=said_on)
+    model = State.load([frame({"C-0": old})])
     has_got_it = all(
         word is None or word is had for word, had in zip(out, (old.email_opt_in, old.sms_opt_in), strict=True)
     )
     is_through = old.outcome in {"accepted", "confirmed"}
-    expected = "unchanged" if has_got_it and is_through else "superseded" if old.as_of > day else None
+    is_older = old.as_of > day or bool(said_on and said_on < old.as_of < day)
+    expected = "unchanged" if has_got_it and is_through else "superseded" if is_older else None
     [found] = decide(wanted, model, day).rows(named=True)
     assert (found["bucket"], found["sent"], found["flips"]) == (expected, old.fingerprint, not has_got_it)
     full = decide(wanted, model, day, full=True)["bucket"].item()
-    assert full == ("superseded" if old.as_of > day else None)
+    assert full == ("superseded" if is_older else None)
 
 
 @given(st.lists(st.dictionaries(keys, known), max_size=5), st.lists(st.sampled_from([*KEYS, "C-unknown"])))

@@ -153,3 +153,35 @@ def test_what_is_in_doubt_gives_way_to_an_opt_out(installation, emulator):
     assert (_email(emulator), "C-2" in emulator.profiles) == ("unsubscribed", False)
     assert _run(installation, SUNDAY, {"C-1": {}, "C-2": {}}).rows["accepted"] == 1
     assert (_email(emulator), _email(emulator, "C-2")) == ("unsubscribed", "subscribed")
+
+
+def _late_opt_out(installation):
+    """A day that is run late says an opt-out and is not finished; the day after it has opted the customer in."""
+    for day in (SUNDAY, TUESDAY):
+        _run(installation, day, {"C-1": {"city": str(day)}, "C-2": {}})
+    _land(installation, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}})
+    installation.clock.now += 1
+    late = installation.context(MONDAY, run_id=pipeline.new_run_id("cli"))
+    installation.ledgers.append(late.ledger)
+    pipeline.begin(late)
+    pipeline.prepare(late)
+
+
+def test_an_opt_out_of_a_late_day_that_is_not_finished_gives_way_to_what_a_later_day_said(installation, emulator):
+    """A backfill's run beside the daily one has not told yet that its opt-out is superseded."""
+    _late_opt_out(installation)
+    assert _run(installation, WEDNESDAY, {"C-2": {}}).optouts_sent == 0
+    assert _email(emulator) == "subscribed"
+
+
+def test_an_opt_out_of_an_earlier_day_is_tried_again_by_the_day_that_failed_to_deliver_it(installation, emulator):
+    """What the account knows of the customer as of that day is that very opt-out."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}})
+    emulator.faults({"status": 401})
+    _run(installation, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}})
+    emulator.heal()
+    emulator.faults({"status": 503})
+    assert _run(installation, TUESDAY, {"C-2": {}}).exit_code == 3
+    emulator.heal()
+    _run(installation, TUESDAY, {"C-2": {}})
+    assert _email(emulator) == "unsubscribed"

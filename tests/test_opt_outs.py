@@ -353,11 +353,12 @@ left_words = st.dictionaries(st.sampled_from("AB"), st.sampled_from([(False, Non
 LEFT = {
     **dict.fromkeys(("customer_id", "email", "phone"), pl.String),
     **dict.fromkeys(("email_opt_in", "sms_opt_in", "_absent"), pl.Boolean),
+    "_said_on": pl.Date,
 }
 
 
 def _left(words):
-    rows = [(key, None, None, *said, True) for key, said in words.items()]
+    rows = [(key, None, None, *said, True, SUNDAY) for key, said in words.items()]
     return pl.DataFrame(rows, schema=LEFT, orient="row")
 
 
@@ -383,10 +384,10 @@ def test_the_newest_word_on_an_opt_in_counts(rows, going_out, left):
     assert {key: {name: row[name] for name in ("email_opt_in", "sms_opt_in")} for key, row in found.items()} == expected
     for key, row in found.items():
         if row["row"] >= len(rows):  # none of today's
-            assert row["_absent"]
+            assert (row["_absent"], row["_said_on"]) == (True, SUNDAY)
             assert list(left)[row["row"] - len(rows)] == key
             continue
-        assert not row["_absent"]
+        assert (row["_absent"], row["_said_on"]) == (False, None)
         assert rows[row["row"]]["customer_id"] == key
         assert "false" in {rows[row["row"]][name] for name in ("email_opt_in", "sms_opt_in")}
         assert row["email"] in {None, "a@example.org", "b@example.org"}

@@ -2,12 +2,14 @@
 
 Of the runs to the account the newest earlier day counts, and of that the run that began last. It has taken over in its turn
 what was left to it, and what it could not, as that day was run later, is taken over besides: so no opt-out is lost. What is
-known to have been delivered, or to be older than what a later day said, is not left any more.
+known to have been delivered, or to be older than what a later day said, is not left any more; a run that has not ended may
+not have told so yet, and so each says as of which day it speaks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -29,13 +31,15 @@ _PERSON = ["customer_id", "email", "phone", "updated_at"]
 _OPT_OUTS: dict[str, Any] = {
     **dict.fromkeys(("customer_id", "email", "phone", "updated_at"), pl.String),
     **dict.fromkeys(("email_opt_in", "sms_opt_in", "_absent"), pl.Boolean),
+    "_said_on": pl.Date,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """Opt-outs (`_absent`: only the customer's disappearance says so), and how many have since; None where nobody can tell.
+    """Opt-outs, and how many customers have disappeared since; None where nobody can tell.
 
+    `_absent`: only the customer's disappearance says so; `_said_on`: the day that left it, null for the run's own.
     `held` are customers who are there, but only in rows that do not go out: customer_id, email, phone, updated_at.
     """
 
@@ -71,7 +75,8 @@ def left_to(
         place = ctx.work / run.run
         open_ = [_undelivered(place, part) for part in parts.frames(place, folders.opt_outs)]
         theirs = pl.concat([left.clear(), *open_], how="diagonal")
-        left = pl.concat([left, _not_erased(ctx, theirs, run.day).select(*_OPT_OUTS)])
+        theirs = _not_erased(ctx, theirs, run.day).with_columns(_said_on=pl.lit(date.fromisoformat(run.day)))
+        left = pl.concat([left, theirs.select(*_OPT_OUTS)])
     left = left.with_columns(pl.col("_absent").fill_null(value=False))  # an earlier version has not written it
     before = next((run for run in runs if is_there(run) and (ctx.work / run.run).names(_CUSTOMERS)), None)
     nobody = pl.DataFrame(schema=dict.fromkeys(_PERSON, pl.String))
@@ -84,7 +89,8 @@ def left_to(
     gone, held = told_apart(chain([nobody], *known), here, out.hash())
     if unsubscribe:
         opted_out = gone.with_columns(email_opt_in=False, sms_opt_in=False, _absent=True)
-        left = pl.concat([left, _not_erased(ctx, opted_out, before.day).select(*_OPT_OUTS)])
+        opted_out = _not_erased(ctx, opted_out, before.day).with_columns(_said_on=pl.lit(None, dtype=pl.Date))
+        left = pl.concat([left, opted_out.select(*_OPT_OUTS)])
     return Left(opt_outs=left, held=_not_erased(ctx, held, before.day).select(_PERSON), absent=gone.height)
 
 

@@ -21,8 +21,8 @@ def opt_outs(quarantined: pl.LazyFrame, customers: pl.Series, earlier: pl.DataFr
     One for each customer of whom no row goes out (`customers` are the others) and the newest word on an opt-in is an exact
     `false`. A blank, and what is neither `true` nor `false`, is no word; one of an unknown moment is the newest if it is
     `false`, and the oldest if it is `true`. Older than all these are the words that `earlier` days have left, which have the
-    rows from `first` on. `row` is the newest row that says so, `_absent` whether the customer has disappeared; `updated_at`
-    is left open.
+    rows from `first` on. `row` is the newest row that says so, `_absent` whether the customer has disappeared, `_said_on` the
+    earlier day that said so last, if none of today's rows does; `updated_at` is left open.
     """
     broke = pl.col("codes").list.contains
     order = instant("updated_at") * _ROWS + pl.col("row").cast(pl.Int128)
@@ -34,7 +34,7 @@ def opt_outs(quarantined: pl.LazyFrame, customers: pl.Series, earlier: pl.DataFr
         .collect()
     )
     left = earlier.select(
-        *("customer_id", "email", "phone", "_absent"),
+        *("customer_id", "email", "phone", "_absent", "_said_on"),
         *(pl.when(~pl.col(name)).then(pl.lit("false")).alias(name) for name in _OPT_INS),
         row=pl.int_range(first, first + pl.len(), dtype=pl.UInt64),
         order=pl.lit(_EARLIER, dtype=pl.Int128),
@@ -46,6 +46,7 @@ def opt_outs(quarantined: pl.LazyFrame, customers: pl.Series, earlier: pl.DataFr
     by_customer = theirs.group_by("customer_id").agg(
         pl.col("row").filter(says_no).last(),
         pl.col("_absent").filter(says_no).last().fill_null(value=False),
+        pl.col("_said_on").filter(says_no).last(),
         *(pl.col(name).drop_nulls().last() for name in ("email", "phone")),
         *(pl.when(_is_out(name)).then(pl.lit(value=False)).alias(name) for name in _OPT_INS),
     )

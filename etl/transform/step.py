@@ -2,7 +2,7 @@
 
 Writes `private/transformed/profiles/` (see `contracts.profiles`), `private/transformed/quarantine/` (rows with a newer
 version in quarantine), `private/transformed/optouts/` (profiles of the opt-outs that go alone; `_absent`: of a customer who
-has disappeared; the `row` of one that no record of today says is beyond theirs), `private/transformed/held/` (customers of
+has disappeared; `_said_on`: an earlier day that said so; the `row` of one that no record of today says is beyond theirs), `private/transformed/held/` (customers of
 earlier days who are there, but only in rows that do not go out) and `private/transformed/deduplicated.parquet` (`row`).
 """
 
