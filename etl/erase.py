@@ -19,15 +19,15 @@ from etl.ends import DISPOSITIONS
 from etl.ledger import Ledger, lease
 from etl.snapshot import SNAPSHOTS
 from etl.storage import PRIVATE, Place
-from etl.transform import step as transform
+from etl.transform import folders
 
 _PATIENCE_S = 60.0
 _CUSTOMERS, _RECEIPTS = (f"{validate.FOLDER}/{export}/valid" for export in ("crm", "pos"))
-_QUARANTINES = (*transform.QUARANTINES, f"{validate.FOLDER}/pos/quarantine")
+_QUARANTINES = (*folders.QUARANTINES, f"{validate.FOLDER}/pos/quarantine")
 # What stays of a run, without the customer; of the rest of the folders that it is in, nothing.
-_STAYING = (_CUSTOMERS, *_QUARANTINES, corrections.FOLDER, transform.OPT_OUTS, transform.HELD)
-_GOING = (transform.PROFILES, _RECEIPTS)
-_SHARED = {name.split("/")[1] for name in (validate.FOLDER, transform.FOLDER, DISPOSITIONS, corrections.FOLDER)}
+_STAYING = (_CUSTOMERS, *_QUARANTINES, corrections.FOLDER, folders.OPT_OUTS, folders.HELD)
+_GOING = (folders.PROFILES, _RECEIPTS)
+_SHARED = {name.split("/")[1] for name in (validate.FOLDER, folders.FOLDER, DISPOSITIONS, corrections.FOLDER)}
 # Whose row it is, such a code leaves open.
 _OF_NOBODY = ("customer_id_missing", "customer_id_invalid")
 _ADDRESS = r"@|(?:\d\D*){5}"
@@ -73,7 +73,7 @@ def _addresses(runs: Sequence[Place], customer_id: str, known: Iterable[str]) ->
     """The customer's e-mail addresses and phone numbers, but for those that another customer has, too."""
     columns = ["customer_id", "email", "phone"]
     found = {address for address in known if address}
-    for rows in _rows(runs, (_CUSTOMERS, *transform.QUARANTINES, transform.OPT_OUTS), columns):
+    for rows in _rows(runs, (_CUSTOMERS, *folders.QUARANTINES, folders.OPT_OUTS), columns):
         theirs = rows.filter(_named(customer_id)(rows))
         values = pl.concat([theirs["email"], theirs["phone"].rename("email")]).drop_nulls()
         found |= set(values.filter(values.str.contains(_ADDRESS)))

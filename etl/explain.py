@@ -13,7 +13,7 @@ from etl.ledger import Ledger, Run
 from etl.model import Batch, BatchState, Bucket
 from etl.settings import Settings
 from etl.storage import Place
-from etl.transform.step import OPT_OUTS, QUARANTINES
+from etl.transform.folders import OPT_OUTS, QUARANTINES
 
 _RUNS = 1_000
 

@@ -12,7 +12,6 @@ import phonenumbers
 import polars as pl
 from phonenumbers import PhoneNumberFormat, ValidationResult
 
-from etl.errors import ConfigError
 from etl.syncs import Normalise
 
 _E164 = r"^\+[1-9][0-9]{1,14}$"
@@ -21,17 +20,10 @@ _GROUPED = r"^\s*\(?\+?[0-9][0-9\s()./\p{Pd}]*$"
 
 
 def normalised(how: Normalise, columns: Collection[str]) -> dict[str, pl.Expr]:
-    """The columns that may change, as they are afterwards; of texts, in which a blank is null.
-
-    Raises ConfigError for a phone region that nobody knows.
-    """
+    """The columns that may change, as they are afterwards; of texts, in which a blank is null."""
     texts = {name: pl.col(name).str.strip_chars() if how.text else pl.col(name) for name in columns}
     changing = set(columns) if how.text else set()
     if how.phone_region and "phone" in columns:
-        if how.phone_region not in phonenumbers.SUPPORTED_REGIONS:
-            raise ConfigError(
-                f"normalise has the phone_region {how.phone_region!r}, which is none; one is written like FR"
-            )
         numbers = partial(_e164, region=how.phone_region)
         texts["phone"] = texts["phone"].map_batches(numbers, return_dtype=pl.String, is_elementwise=True)
         changing.add("phone")

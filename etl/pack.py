@@ -38,7 +38,7 @@ from etl.pacing import Allowance
 from etl.packing import Encoded, pack
 from etl.run import RunContext
 from etl.state import load_state
-from etl.transform import step as transform
+from etl.transform.folders import OPT_OUTS, PROFILES, QUARANTINES
 from etl.turns import Turns, Waiting, turn
 from etl.validate import days_of_rows
 
@@ -80,9 +80,7 @@ def render(ctx: RunContext) -> dict[str, Any]:
     Where the vendor knows people by something that several customers share, one of them is sent for all. Whoever was
     erased speaks for nobody.
     """
-    ids = (
-        parts.frames(ctx.place, folder, ["row", "customer_id"]) for folder in (transform.PROFILES, transform.OPT_OUTS)
-    )
+    ids = (parts.frames(ctx.place, folder, ["row", "customer_id"]) for folder in (PROFILES, OPT_OUTS))
     gone = tombstones.erased_rows(ctx.work, chain.from_iterable(ids), days_of_rows(ctx))
     is_gone = pl.col("row").is_in(gone.implode())
     counts: dict[str, Any] = {"records": 0, "unsendable": 0}
@@ -94,7 +92,7 @@ def render(ctx: RunContext) -> dict[str, Any]:
         clear = [name for name in ctx.sync.cleared if name in endpoint.clears]
         counts["left"] = [name for name in ctx.sync.cleared if name not in endpoint.clears]
         if endpoint.identity != _UNIQUE:
-            known = parts.scan(ctx.place, transform.PROFILES, _NOBODY)
+            known = parts.scan(ctx.place, PROFILES, _NOBODY)
             # A customer who has disappeared does not speak for those who are there, as their records may have been merged.
             is_somebodys = pl.coalesce(endpoint.identity).is_in(_held(ctx, endpoint).implode())
             opt_outs = opt_outs.filter(~(pl.col("_absent") & is_somebodys))
@@ -102,7 +100,7 @@ def render(ctx: RunContext) -> dict[str, Any]:
             everyone = pl.concat([known, for_all.lazy()], how="diagonal")
             shared = shared_identities(everyone.filter(~is_gone), endpoint.identity)
         alone = opt_outs.drop("_absent", "_said_on")
-        for number, part in enumerate(chain([alone], parts.frames(ctx.place, transform.PROFILES))):
+        for number, part in enumerate(chain([alone], parts.frames(ctx.place, PROFILES))):
             records = _records(endpoint, part, shared, ctx.sync.own, clear if number else ()).with_columns(
                 opt_out=pl.lit(number == 0),
                 said_on=pl.lit(None, dtype=pl.Date) if number else opt_outs["_said_on"],
@@ -117,9 +115,7 @@ def render(ctx: RunContext) -> dict[str, Any]:
 
 def _held(ctx: RunContext, endpoint: Destination) -> pl.Series:
     """What the rows in quarantine hold of that by which the vendor knows people."""
-    frames = (
-        part for folder in transform.QUARANTINES for part in parts.frames(ctx.place, folder, list(endpoint.identity))
-    )
+    frames = (part for folder in QUARANTINES for part in parts.frames(ctx.place, folder, list(endpoint.identity)))
     values = [part[name].alias("held") for part in frames for name in endpoint.identity]
     return pl.concat([pl.Series("held", dtype=pl.String), *values]).drop_nulls().unique()
 
@@ -130,7 +126,7 @@ def _opt_outs(ctx: RunContext, endpoint: Destination) -> pl.DataFrame:
     identity = (pl.when(pl.col(name) == key).then(name).alias(name) for name in endpoint.identity)
     is_said = pl.any_horizontal(pl.lit(value=False), *(pl.col(name).is_not_null() for name in endpoint.opt_ins))
     nobody = pl.DataFrame(schema=_NOBODY | {"_absent": pl.Boolean, "_said_on": pl.Date})
-    some = pl.concat([nobody, *parts.frames(ctx.place, transform.OPT_OUTS)], how="diagonal")
+    some = pl.concat([nobody, *parts.frames(ctx.place, OPT_OUTS)], how="diagonal")
     some = some.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in ctx.sync.own)
     alone = some.filter(key.is_not_null() & is_said).select("row", "_absent", "_said_on", *identity, *endpoint.opt_ins)
     return pl.concat([some.clear(), alone], how="diagonal")
@@ -321,9 +317,9 @@ def _decided(
 
 def _waiting(ctx: RunContext) -> Waiting:
     """Whom the newest run for an earlier day has put off."""
-    for run in ctx.ledger.runs_of_days(ctx.sync.name, before=str(ctx.day)):
+    for run in ctx.ledger.runs_of_days(ctx.sync.name, account=ctx.connection.account, before=str(ctx.day)):
         folder = plan_folder(run.run, run.plan)
-        if run.account == ctx.connection.account and run.plan and ctx.work.exists(f"{folder}/{_SUMMARY}"):
+        if run.plan and ctx.work.exists(f"{folder}/{_SUMMARY}"):
             return Waiting.of(parts.frames(ctx.work, f"{folder}/kept"))
     return Waiting.of([])
 

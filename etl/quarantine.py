@@ -20,7 +20,7 @@ from etl.errors import ConfigError
 from etl.ledger import Ledger
 from etl.run import PURGED
 from etl.storage import Place
-from etl.transform.step import QUARANTINES
+from etl.transform.folders import QUARANTINES
 
 _FOLDERS = {"crm": QUARANTINES, "pos": (f"{validate.FOLDER}/pos/quarantine",)}
 # What a spreadsheet takes for the beginning of a formula, or may; the last four are the wide forms of the first.

@@ -1,8 +1,8 @@
 """Reconcile: one named end for every row, from files and ledger alone; then the account learns what was accepted.
 
 Writes `private/dispositions.parquet`: `row`, `bucket`, `code`, `batch`, and `opt_out`, the end of an opt-out that goes alone;
-beyond the rows of the export are the opt-outs of customers whom it does not speak of. Nothing is counted in memory along the way, so a crash loses no count, and a row that is
-missing or has two ends shows.
+beyond the rows of the export are the opt-outs of customers whom it does not speak of. Nothing is counted in memory along
+the way, so a crash loses no count, and a row that is missing or has two ends shows.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from etl.model import AttemptOutcome, BatchState, Bucket
 from etl.pack import IDENTITY_SHARED, current_plan
 from etl.run import RunContext
 from etl.state import absorb, load_state, seen_by
-from etl.transform.step import FOLDER as TRANSFORMED
-from etl.transform.step import OPT_OUTS, QUARANTINES
+from etl.transform.folders import DEDUPLICATED, NEWER, OPT_OUTS, QUARANTINES
 
 _COLUMNS = pl.Schema({"row": pl.UInt64, "bucket": pl.String, "code": pl.String, "batch": pl.String})
 # The code of an end that needs none of its own.
@@ -108,13 +107,13 @@ def _quarantined(ctx: RunContext) -> Iterator[pl.DataFrame]:
         unparsable = pl.col("codes").list.contains(validate.UNPARSABLE)
         bucket = pl.when(unparsable).then(pl.lit(Bucket.UNPARSABLE.value)).otherwise(pl.lit(Bucket.QUARANTINED.value))
         yield _end(frame, bucket)
-    for frame in parts.frames(ctx.place, f"{TRANSFORMED}/quarantine", ["row"]):
+    for frame in parts.frames(ctx.place, NEWER, ["row"]):
         yield _end(frame, pl.lit(Bucket.QUARANTINED.value))
 
 
 def _dispositions(ctx: RunContext, plan: int) -> Iterator[pl.DataFrame]:
     """The ends of all other rows, and of opt-outs, from the files of each step and the ledger; with the same columns."""
-    deduplicated = pl.read_parquet(ctx.place.fetch(f"{TRANSFORMED}/deduplicated.parquet"))
+    deduplicated = pl.read_parquet(ctx.place.fetch(DEDUPLICATED))
     yield _end(deduplicated, pl.lit(Bucket.DEDUPLICATED.value))
     is_counted = pl.col("bucket") == UNIDENTIFIED  # then the code is the batch whose counters speak of it
     for frame in _kept(ctx, plan, ["row", "bucket", "code"]):

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,12 @@ class Installation:
         folder = self.root / "landing" / "crm" / str(day)
         folder.mkdir(parents=True, exist_ok=True)
         names = ("customer_id", "email", "phone", "city", "email_opt_in", "sms_opt_in", "updated_at")
+        names = tuple(dict.fromkeys((*names, *chain.from_iterable(customers.values()))))
         with (folder / "customers.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             for key, values in customers.items():
-                email = f"{key.lower()}@example.org"
+                email = f"{key.strip().lower()}@example.org"
                 known = {"customer_id": key, "email": email, "city": city, "updated_at": f"{day}T08:00:00Z"}
                 writer.writerow(known | values)
 

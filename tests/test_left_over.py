@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -12,7 +11,6 @@ from etl import pipeline
 
 SUNDAY = date(2026, 3, 1)
 MONDAY, TUESDAY, WEDNESDAY = (SUNDAY + timedelta(days=n) for n in (1, 2, 3))
-NAMES = ("customer_id", "email", "phone", "city", "birthday", "email_opt_in", "sms_opt_in", "updated_at")
 IN = {"email_opt_in": "true", "sms_opt_in": "true"}
 BLANK = {"email_opt_in": "", "sms_opt_in": ""}
 OUT = {"email_opt_in": "false"}
@@ -23,15 +21,8 @@ UNSUBSCRIBE = {"on_absent": "unsubscribe"}
 
 
 def _land(installation, day, customers):
-    """The CRM export of a day; each row differs from a customer who is opted in."""
-    folder = installation.root / "landing" / "crm" / str(day)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "customers.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, NAMES)
-        writer.writeheader()
-        for key, values in customers.items():
-            known = {"email": f"{key.strip().lower()}@example.org", "city": "Lyon", "updated_at": f"{day}T08:00:00Z"}
-            writer.writerow({"customer_id": key} | known | IN | values)
+    """The CRM export of a day; each customer differs from one who is opted in."""
+    installation.land({key: IN | values for key, values in customers.items()}, day)
 
 
 def _run(installation, day, customers, sync=None, **options):

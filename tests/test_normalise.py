@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import contracts
-from etl.errors import ConfigError
 from etl.normalise import normalised
 from etl.syncs import Normalise
 
@@ -106,10 +105,3 @@ def test_unless_it_is_asked_for_nothing_changes():
     assert normalised(Normalise(), columns) == {}
     assert set(normalised(Normalise(phone_region="FR"), columns)) == {"phone"}
     assert set(normalised(Normalise(email=True), columns)) == {"email"}
-
-
-@pytest.mark.parametrize("region", ["fr", "FRA", "EU", "33"])
-def test_a_region_that_nobody_knows_is_a_mistake_of_the_settings(region):
-    """It would leave every number as it is, silently."""
-    with pytest.raises(ConfigError, match="phone_region"):
-        normalised(Normalise(phone_region=region), ["phone"])

@@ -215,23 +215,23 @@ class Ledger:
         self, *, sync: str | None = None, day: str | None = None, destination: str | None = None, limit: int = 50
     ) -> list[Run]:
         """The newest runs first."""
-        wanted = {"sync": sync, "day": day, "destination": destination}
-        where = [runs.c[name] == value for name, value in wanted.items() if value is not None]
-        return self._runs(*where, limit=limit)
+        return self._runs(*_equal(sync=sync, day=day, destination=destination), limit=limit)
 
     def runs_with_batches(self, *states: BatchState, **wanted: object) -> list[Run]:
         """The runs that have a batch in one of the states, and these values in their columns; the oldest first."""
         has_one = sa.exists().where(batches.c.run == runs.c.run, batches.c.state.in_(states))
-        where = [runs.c[name] == value for name, value in wanted.items() if value is not None]
-        return self._runs(has_one, *where, limit=_MANY)[::-1]
+        return self._runs(has_one, *_equal(**wanted), limit=_MANY)[::-1]
 
     def runs_of(self, account: str) -> list[Run]:
         """All runs to an account, the oldest day first, and of a day the one that began first."""
         return sorted(self._runs(runs.c.account == account, limit=_MANY), key=lambda run: (run.day, run.started_at))
 
-    def runs_of_days(self, sync: str, *, since: str = "", before: str = "9999") -> list[Run]:
+    def runs_of_days(
+        self, sync: str, *, account: str | None = None, since: str = "", before: str = "9999"
+    ) -> list[Run]:
         """The runs of a sync for days in a range, the newest day first, and of a day the one that began last."""
-        found = self._runs(runs.c.sync == sync, runs.c.day >= since, runs.c.day < before, limit=_MANY)
+        where = [runs.c.sync == sync, *_equal(account=account), runs.c.day >= since, runs.c.day < before]
+        found = self._runs(*where, limit=_MANY)
         return sorted(found, key=lambda run: run.day, reverse=True)
 
     def usual_records(self, *, sync: str, destination: str, before: str, days: int) -> list[int]:
@@ -659,3 +659,8 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _equal(**wanted: object) -> list[sa.ColumnElement[bool]]:
+    """Columns of a run that have a value, as far as one is wanted."""
+    return [runs.c[name] == value for name, value in wanted.items() if value is not None]

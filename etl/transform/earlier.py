@@ -24,6 +24,7 @@ from etl.model import DELIVERED, Bucket
 from etl.run import RunContext
 from etl.storage import Place
 from etl.transform.absent import told_apart
+from etl.transform.folders import DEDUPLICATED, HELD, OPT_OUTS
 
 _CUSTOMERS = f"{validate.FOLDER}/crm/valid"
 _SETTLED = (*DELIVERED, Bucket.UNCHANGED.value, Bucket.SUPERSEDED.value)
@@ -48,32 +49,20 @@ class Left:
     absent: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folders:
-    """What this looks for in a run: a file that tells that it was transformed, its opt-outs, and its held customers."""
-
-    made: str
-    opt_outs: str
-    held: str
-
-
-def left_to(
-    ctx: RunContext, present: pl.LazyFrame | None, out: pl.Series, *, folders: Folders, unsubscribe: bool
-) -> Left:
+def left_to(ctx: RunContext, present: pl.LazyFrame | None, out: pl.Series, *, unsubscribe: bool) -> Left:
     """What is left to a run whose export names those who are `present`, None if it does not name everybody.
 
     `out` are the customers who go out. To `unsubscribe` those who have disappeared is an opt-out, too. Whoever was erased
     since leaves nothing.
     """
-    of_account = ctx.ledger.runs_of_days(ctx.sync.name, before=str(ctx.day))
-    runs = [run for run in of_account if run.account == ctx.connection.account]
-    is_there = partial(_is_there, ctx.work, folders.made)
+    runs = ctx.ledger.runs_of_days(ctx.sync.name, account=ctx.connection.account, before=str(ctx.day))
+    is_there = partial(_is_there, ctx.work)
     newest = next(filter(is_there, runs), None)
     late = [run for run in runs if newest and run.started_at > newest.started_at and is_there(run)]
     left = pl.DataFrame(schema=_OPT_OUTS)
     for run in {run.day: run for run in [*reversed(late), *([newest] if newest else [])]}.values():
         place = ctx.work / run.run
-        open_ = [_undelivered(place, part) for part in parts.frames(place, folders.opt_outs)]
+        open_ = [_undelivered(place, part) for part in parts.frames(place, OPT_OUTS)]
         theirs = pl.concat([left.clear(), *open_], how="diagonal")
         theirs = _not_erased(ctx, theirs, run.day).with_columns(_said_on=pl.lit(date.fromisoformat(run.day)))
         left = pl.concat([left, theirs.select(*_OPT_OUTS)])
@@ -85,7 +74,7 @@ def left_to(
     here = present.collect().to_series()
     is_back = places(here.sort(), left["customer_id"].hash()).is_not_null()
     left = left.filter(~(is_back & pl.col("_absent")))
-    known = (parts.frames(ctx.work / before.run, folder, _PERSON) for folder in (_CUSTOMERS, folders.held))
+    known = (parts.frames(ctx.work / before.run, folder, _PERSON) for folder in (_CUSTOMERS, HELD))
     gone, held = told_apart(chain([nobody], *known), here, out.hash())
     if unsubscribe:
         opted_out = gone.with_columns(email_opt_in=False, sms_opt_in=False, _absent=True)
@@ -94,8 +83,8 @@ def left_to(
     return Left(opt_outs=left, held=_not_erased(ctx, held, before.day).select(_PERSON), absent=gone.height)
 
 
-def _is_there(work: Place, made: str, run: Run) -> bool:
-    return (work / run.run).exists("transform.json") and (work / run.run).exists(made)
+def _is_there(work: Place, run: Run) -> bool:
+    return (work / run.run).exists("transform.json") and (work / run.run).exists(DEDUPLICATED)
 
 
 def _undelivered(run: Place, opt_outs: pl.DataFrame) -> pl.DataFrame:

@@ -1,9 +1,9 @@
 """The transform step: reads what validate wrote, writes profiles, and names the rows that do not become one.
 
-Writes `private/transformed/profiles/` (see `contracts.profiles`), `private/transformed/quarantine/` (rows with a newer
-version in quarantine), `private/transformed/optouts/` (profiles of the opt-outs that go alone; `_absent`: of a customer who
-has disappeared; `_said_on`: an earlier day that said so; the `row` of one that no record of today says is beyond theirs), `private/transformed/held/` (customers of
-earlier days who are there, but only in rows that do not go out) and `private/transformed/deduplicated.parquet` (`row`).
+Writes into `private/transformed/`: `profiles/` (see `contracts.profiles`), `quarantine/` (rows with a newer version in
+quarantine), `optouts/` (profiles of the opt-outs that go alone; `_absent`: of a customer who has disappeared; `_said_on`: an
+earlier day that said so; the `row` of one that no record of today says is beyond theirs), `held/` (customers of earlier days
+who are there, but only in rows that do not go out) and `deduplicated.parquet` (`row`).
 """
 
 from __future__ import annotations
@@ -19,18 +19,13 @@ from etl.run import RunContext
 from etl.snapshot import sources
 from etl.transform.absent import present_in
 from etl.transform.duplicates import resolve_duplicates
-from etl.transform.earlier import Folders, Left, left_to
+from etl.transform.earlier import Left, left_to
+from etl.transform.folders import FOLDER
 from etl.transform.optouts import opt_outs
 from etl.transform.profiles import build_profiles
 from etl.transform.purchases import RECEIPT, Purchases, summarise_purchases
 
-FOLDER = "private/transformed"
-PROFILES, OPT_OUTS = f"{FOLDER}/profiles", f"{FOLDER}/optouts"
-HELD = f"{FOLDER}/held"
-_DEDUPLICATED = "deduplicated.parquet"
-# Where quarantined CRM rows stand: those that broke a rule, and those with a newer version among them.
-QUARANTINES = (f"{validate.FOLDER}/crm/quarantine", f"{FOLDER}/quarantine")
-NEWER_QUARANTINED = "newer_version_quarantined"
+_NEWER_QUARANTINED = "newer_version_quarantined"
 _SAMPLE_ROWS = 1_000
 
 
@@ -49,7 +44,7 @@ def transform(ctx: RunContext) -> dict[str, Any]:
     left = _left(ctx, crm, quarantined, customers)
     with ctx.place.staged(FOLDER) as folder:
         folder.mkdir()
-        resolved.deduplicated.to_frame("row").write_parquet(folder / _DEDUPLICATED)
+        resolved.deduplicated.to_frame("row").write_parquet(folder / "deduplicated.parquet")
         if len(resolved.newer_quarantined):
             originals = _originals(ctx, resolved.newer_quarantined)
             parts.write(folder / "quarantine", 0, originals)
@@ -91,7 +86,6 @@ def _left(ctx: RunContext, crm: pl.LazyFrame, quarantined: pl.LazyFrame, custome
         ctx,
         present_in(crm, quarantined, ctx.sync.crm.delimiter) if is_full else None,
         customers,
-        folders=Folders(made=f"{FOLDER}/{_DEDUPLICATED}", opt_outs=OPT_OUTS, held=HELD),
         unsubscribe=len(customers) > 0 and ctx.sync.on_absent == "unsubscribe",
     )
 
@@ -135,7 +129,7 @@ def _originals(ctx: RunContext, rows: pl.Series) -> pl.DataFrame:
                         line="_line",
                         file=pl.lit(file.name),
                         record=block.raw(wanted["_record"]),
-                        codes=pl.lit([NEWER_QUARANTINED], dtype=pl.List(pl.String)),
+                        codes=pl.lit([_NEWER_QUARANTINED], dtype=pl.List(pl.String)),
                     )
                 )
         first += read.records

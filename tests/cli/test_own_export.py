@@ -115,7 +115,10 @@ def test_doctor_says_that_the_landing_folder_is_not_there(shop, tmp_path):
         ({"timezone": ""}, "there is no timezone ''"),
         ({"schedule": "every night"}, "the schedule 'every night' is no cron expression"),
         ({"schedule": "0 2 * *"}, "no cron expression"),
-        ({"normalise": Normalise(phone_region="FRA")}, "the phone_region 'FRA'"),
+        *(
+            ({"normalise": Normalise(phone_region=none)}, f"the phone_region '{none}'")
+            for none in ("FRA", "fr", "EU", "33")
+        ),
     ],
 )
 def test_a_sync_that_cannot_work_is_refused(sync, said):

@@ -33,7 +33,7 @@ from etl.model import Batch, RunReport
 from etl.run import Options
 from etl.settings import Connection, Settings
 from etl.syncs import Sync
-from etl.transform import step as transform
+from etl.transform import folders
 from sample_profiles import STRANGER
 from virtual_time import Clock, VirtualRun
 
@@ -238,7 +238,7 @@ class Account:
     def stage(self, profiles: pl.DataFrame, *, part_rows: int, **limits: Any) -> Staged:
         """What pack makes of profiles that come in parts of some size; nothing is sent."""
         ctx = self.context(**limits)
-        with ctx.place.staged(transform.FOLDER) as folder:
+        with ctx.place.staged(folders.FOLDER) as folder:
             (folder / "profiles").mkdir(parents=True)
             for number, part in enumerate(profiles.iter_slices(part_rows)):
                 parts.write(folder / "profiles", number, part)

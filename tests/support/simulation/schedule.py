@@ -31,7 +31,7 @@ from etl.run import Options, RunContext
 from etl.settings import Connection, Settings
 from etl.storage import Place
 from etl.syncs import Sync
-from etl.transform import step as transform
+from etl.transform import folders
 from sample_profiles import STRANGER, profiles_of
 from simulation.kernel import MIDNIGHT, Calls, Hub, Process, beating, running
 from simulation.vendor import Limits, Network, Vendor, Weather, rows_of
@@ -394,7 +394,7 @@ def _rendered(stage: str, template: int, day: date) -> Path:
         connection=Connection.from_parts("simulated", known.connection),
     )  # fmt: skip
     export = _export(template, day)
-    with ctx.place.staged(transform.FOLDER) as path:
+    with ctx.place.staged(folders.FOLDER) as path:
         (path / "profiles").mkdir(parents=True)
         parts.write(path / "profiles", 0, export)
         pl.DataFrame(schema={"row": pl.UInt64}).write_parquet(path / "deduplicated.parquet")
