@@ -95,7 +95,7 @@ def test_within_a_week_every_unchanged_profile_is_sent_once(forgetful):
         assert (plan["refreshed"], plan["rows"], plan["deferred"]) == (refreshed[-1], refreshed[-1], 0)
         assert report["unchanged"] == 70 - refreshed[-1]
         assert f"refreshed {refreshed[-1]} of them" in as_text(plan)
-        assert ends(forgetful.run(day)) == {"unchanged": 70}
+    assert ends(forgetful.run(day)) == {"unchanged": 70}
     assert sum(refreshed) == 70
     assert max(refreshed) < 30
 

@@ -120,7 +120,7 @@ def test_no_call_is_over_the_limit_and_no_tag_stays_for_that(install, emulator):
     limits = {"releva": {"bytes_per_call": limit, "calls_per_minute": 60_000}}
     shop = install(emulator.url, destination="releva", extra={"limits": limits})
 
-    @settings(max_examples=8)
+    @settings(max_examples=5)
     @given(st.lists(st.lists(tag, unique=True, max_size=5), min_size=2, max_size=3))
     def check(told):
         customer = next(days)

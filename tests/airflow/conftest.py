@@ -60,7 +60,7 @@ def dags(database: None) -> dict[str, Any]:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small landing folders whose last day is DAY."""
     landing = tmp_path_factory.mktemp("landing")
-    make_sample(customers=60, receipts=120, days=30, crm_days=2, seed=1, out=landing, last_day=DAY)
+    make_sample(customers=60, receipts=120, days=3, crm_days=2, seed=1, out=landing, last_day=DAY)
     return landing
 
 
