@@ -32,7 +32,7 @@ from etl.storage import Place
 ACCOUNT, DAY = "batch-bench", date(2026, 11, 21)
 GOAL_S, GOAL_MB = 15, 1_500
 _PART = 100_000
-_JUDGED = ["key", "fingerprint", "opt_out", *delta.OPT_INS]
+_JUDGED = ["key", "fingerprint", "opt_out", "said_on", *delta.OPT_INS]
 
 
 def main() -> None:
@@ -102,6 +102,7 @@ def _records(first: int, rows: int, every: int) -> pl.DataFrame:
         fingerprint=pl.col("row").hash() ^ is_changed.cast(pl.UInt64),
         **NO_MEMORY,
         opt_out=pl.lit(value=False),
+        said_on=pl.lit(None, dtype=pl.Date),
         email_opt_in=pl.col("row") % 3 == 0,
         sms_opt_in=pl.when(pl.col("row") % 2 == 0).then(pl.col("row") % 5 == 0),
         size=pl.lit(300, dtype=pl.UInt32),
