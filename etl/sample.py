@@ -227,7 +227,7 @@ def _people(kinds: _Ints, start: int, first_day: date, random: _Random) -> pl.Da
     registered = first_export - random.integers(400 * _DAY_S, 4000 * _DAY_S, rows)
     subscribed = registered + random.integers(0, 30 * _DAY_S, rows)
     updated = first_export - random.integers(1, 365 * _DAY_S, rows)
-    located = random.choice([True, False], rows, p=[0.6, 0.4])
+    located = random.choice(np.array([True, False]), rows, p=[0.6, 0.4])
     latitude, longitude = (
         pl.Series(np.array(centre)[place] + random.normal(0, 0.03, rows)).round(4).cast(pl.String)
         for centre in ([each.latitude for each in _PLACES], [each.longitude for each in _PLACES])
