@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -120,6 +122,7 @@ class Ledger:
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         self.url = url
         self.engine = _engine(url)
+        weakref.finalize(self, _let_go, self.engine, os.getpid())
         self._open = threading.local()
         try:
             with self.transaction() as db:
@@ -568,6 +571,12 @@ class QuotaSpentError(EtlError):
     def __init__(self, message: str, *, wait: float) -> None:
         super().__init__(message)
         self.wait = wait
+
+
+def _let_go(engine: sa.Engine, pid: int) -> None:
+    """Closes the connections of a ledger that nobody has closed or uses any more; not those of a parent process."""
+    if os.getpid() == pid:
+        engine.dispose()
 
 
 def _oldest_slot(now: float, hours: float) -> int:
