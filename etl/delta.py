@@ -94,8 +94,8 @@ class Seen:
 
     @classmethod
     def of(cls, day: date, frames: Iterable[pl.DataFrame]) -> Seen:
-        """Of the `key` and `fingerprint` of each of them."""
-        marks = [frame.select(_MARK).to_series() for frame in frames]
+        """Of the `key` and `fingerprint` of each of them; without one it is not known."""
+        marks = [frame.select(_MARK).to_series().drop_nulls() for frame in frames]
         return cls(day, pl.concat([pl.Series("key", dtype=pl.UInt64), *marks]).sort())
 
     def tells_more(self, part: pl.DataFrame) -> pl.Series:
@@ -168,7 +168,7 @@ def decide(
     turns.append(pl.col("opt_out") & got_it.fill_null(value=False).not_())
     falls = [pl.col(name).eq_missing(other=False) & pl.col(f"told_{name}").ne_missing(other=False) for name in OPT_INS]
     as_before = pl.when(is_delivered).then(pl.lit(Bucket.UNCHANGED.value)).otherwise(pl.col("outcome").cast(pl.String))
-    # What the account knows as of the day itself was an earlier try of it.
+    # What the account knows as of the day itself may be an earlier try of it.
     is_between = pl.col("as_of").is_between("said_on", pl.lit(day), closed="none")
     is_older = (pl.col("as_of") > day) | is_between.fill_null(value=False)
     bucket = pl.when(same).then(as_before).when(is_older).then(pl.lit(Bucket.SUPERSEDED.value))

@@ -23,6 +23,7 @@ REFERENCES: dict[str, Any] = {
     "email_opt_in": pl.Boolean,
     "sms_opt_in": pl.Boolean,
     "tags": pl.List(pl.String),
+    "said_on": pl.Date,
     "size": pl.UInt32,
 }
 # Rows of a complete batch whose vendor says how many failed, and not which. No bucket: only their numbers are known.

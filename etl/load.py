@@ -124,10 +124,10 @@ def _left_in_doubt(ctx: RunContext, waiting: Sequence[Batch]) -> list[Batch]:
     opt_outs = mine.filter(~pl.all_horizontal(pl.col(OPT_INS).fill_null(value=True)))["key"]
     found = []
     for batch in doubtful:
-        keys = batch_rows(ctx.work, batch)["key"]
+        rows = batch_rows(ctx.work, batch)
+        keys, day = rows["key"], date.fromisoformat(batch.run.split("/")[1])
         known = state.find(keys)
-        day = date.fromisoformat(batch.run.split("/")[1])
-        is_last_word = (known["outcome"] == Bucket.UNKNOWN.value) & (known["as_of"] <= day)
+        is_last_word = (known["outcome"] == Bucket.UNKNOWN.value) & (known["as_of"] <= rows["said_on"].fill_null(day))
         if (
             is_last_word.fill_null(value=False).all()
             and not keys.is_in(mine["key"].implode()).all()

@@ -3,8 +3,8 @@
 Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `tags`, `fingerprint`, the opt-ins,
 `opt_out`: it is an opt-out that goes alone, and says nothing else, and `said_on`, the earlier day that left it to this one;
 these come first). Writes, for each plan of the run, `private/plan-NNN/`: `payloads` (the bodies one after the other, a line
-each), `references/` (`row`, `key`, `fingerprint`, `memory`, the opt-ins, `tags`, `size` in bytes, in the order of sending),
-`kept/` (`row`, `key`, `fingerprint`, `bucket`, `code`, `since` of what is not sent), `calls.arrow` (`sha256`, `offset`,
+each), `references/` (`row`, `key`, `fingerprint`, `memory`, the opt-ins, `tags`, `said_on`, `size` in bytes, in the order of sending),
+`kept/` (`row`, `key`, `fingerprint`, null of what an earlier day has said, `bucket`, `code`, `since` of what is not sent), `calls.arrow` (`sha256`, `offset`,
 `size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the generation of the account's state that it
 was made from; load has it made anew when the account has moved on.
 """
@@ -407,14 +407,15 @@ class _Stage:
         )
         sent, records = sent.filter(fits), records.filter(fits)
         if kept.height:
-            # What is as before has been sent as it says, or, of an opt-out, with more.
-            columns = ("row", "key", "sent", "bucket", "code", "since")
-            parts.write(self.path / "kept", number, kept.select(columns).rename({"sent": "fingerprint"}))
+            # What is as before has been sent as it says, or, of an opt-out, with more; and says so as of today.
+            of_today = pl.when(pl.col("said_on").is_null()).then("sent")
+            columns = ("row", "key", "bucket", "code", "since")
+            parts.write(self.path / "kept", number, kept.select(*columns, fingerprint=of_today))
             for bucket, count in kept.group_by("bucket").len().iter_rows():
                 self.kept[bucket] = self.kept.get(bucket, 0) + count
         if sent.height:
             references = sent.select(
-                "row", "key", "fingerprint", "memory", *delta.OPT_INS, "tags", size=records.str.len_bytes()
+                "row", "key", "fingerprint", "memory", *delta.OPT_INS, "tags", "said_on", size=records.str.len_bytes()
             )
             parts.write(self.path / "references", number, references)
             self.taken += sent.height

@@ -208,7 +208,7 @@ def _outcomes(work: Place, ledger: Ledger, run: Run, batches: list[Batch], confi
     return row_ends(ledger, work, run.run, batches).select(
         "key",
         fingerprint=pl.when(pl.col("end") != Bucket.UNKNOWN.value).then("fingerprint"),
-        as_of=pl.lit(date.fromisoformat(run.day)),
+        as_of=pl.coalesce("said_on", pl.lit(date.fromisoformat(run.day))),
         outcome=pl.col("end").cast(OUTCOME),
         code=code.cast(pl.Categorical),
         memory=pl.when(is_delivered).then("memory"),

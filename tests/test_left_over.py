@@ -146,21 +146,22 @@ def test_what_is_in_doubt_gives_way_to_an_opt_out(installation, emulator):
     assert (_email(emulator), _email(emulator, "C-2")) == ("unsubscribed", "subscribed")
 
 
-def _late_opt_out(installation):
-    """A day that is run late says an opt-out and is not finished; the day after it has opted the customer in."""
-    for day in (SUNDAY, TUESDAY):
-        _run(installation, day, {"C-1": {"city": str(day)}, "C-2": {}})
-    _land(installation, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}})
+def _prepare(installation, day, customers):
+    """Lands an export and begins its day's run, which has sent nothing yet."""
+    _land(installation, day, customers)
     installation.clock.now += 1
-    late = installation.context(MONDAY, run_id=pipeline.new_run_id("cli"))
-    installation.ledgers.append(late.ledger)
-    pipeline.begin(late)
-    pipeline.prepare(late)
+    ctx = installation.context(day, run_id=pipeline.new_run_id("cli"))
+    installation.ledgers.append(ctx.ledger)
+    pipeline.begin(ctx)
+    pipeline.prepare(ctx)
+    return ctx
 
 
 def test_an_opt_out_of_a_late_day_that_is_not_finished_gives_way_to_what_a_later_day_said(installation, emulator):
     """A backfill's run beside the daily one has not told yet that its opt-out is superseded."""
-    _late_opt_out(installation)
+    for day in (SUNDAY, TUESDAY):
+        _run(installation, day, {"C-1": {"city": str(day)}, "C-2": {}})
+    _prepare(installation, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}})
     assert _run(installation, WEDNESDAY, {"C-2": {}}).optouts_sent == 0
     assert _email(emulator) == "subscribed"
 
@@ -176,3 +177,50 @@ def test_an_opt_out_of_an_earlier_day_is_tried_again_by_the_day_that_failed_to_d
     emulator.heal()
     _run(installation, TUESDAY, {"C-2": {}})
     assert _email(emulator) == "unsubscribed"
+
+
+def _refused(installation, emulator, day, customers):
+    """The day's run, to which the vendor says no."""
+    emulator.faults({"status": 401})
+    assert _run(installation, day, customers).exit_code == 3
+    emulator.heal()
+
+
+def test_an_opt_out_that_was_taken_over_does_not_hide_the_days_between(installation, emulator):
+    """It is as old as the day that said it, also when a later day has delivered it; and whoever came between is run late."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}})
+    _refused(installation, emulator, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}})
+    assert _run(installation, WEDNESDAY, {"C-2": {}}).optouts_sent == 1
+    assert _run(installation, TUESDAY, {"C-1": {"city": "Nice"}, "C-2": {}}).rows["superseded"] == 0
+    assert (_email(emulator), emulator.cities()["C-1"]) == ("subscribed", "Nice")
+
+
+def test_an_opt_out_that_was_taken_over_for_nothing_does_not_hide_the_days_between(installation, emulator):
+    """The account has got it already, from an older day; so that is what it knows, and not from the day that found it so."""
+    _run(installation, SUNDAY, {"C-1": OUT, "C-2": {}})
+    _prepare(installation, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}})
+    assert _run(installation, WEDNESDAY, {"C-2": {}}).optouts_sent == 0
+    _run(installation, TUESDAY, {"C-1": {}, "C-2": {}})
+    assert _email(emulator) == "subscribed"
+
+
+def test_an_opt_out_that_is_taken_over_twice_is_as_old_as_before(installation, emulator):
+    """The day between, which was run late, has opted the customer in."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}})
+    _refused(installation, emulator, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}})
+    _refused(installation, emulator, WEDNESDAY, {"C-2": {}})
+    _run(installation, TUESDAY, {"C-1": {"city": "Nice"}, "C-2": {}})
+    assert _run(installation, WEDNESDAY + timedelta(days=1), {"C-2": {}}).optouts_sent == 0
+    assert _email(emulator) == "subscribed"
+
+
+def test_an_opt_out_in_doubt_that_was_taken_over_gives_way_to_the_days_between(installation, emulator):
+    """Both are in doubt: what the day between said is sent once more, the older opt-out is not."""
+    _run(installation, SUNDAY, {"C-1": {}, "C-2": {}})
+    _refused(installation, emulator, MONDAY, {"C-1": BROKEN | OUT, "C-2": {}})
+    for day, export in ((WEDNESDAY, {"C-2": {}}), (TUESDAY, {"C-1": {"city": "Nice"}, "C-2": {}})):
+        emulator.faults({"status": 503})
+        assert _run(installation, day, export).exit_code == 3
+        emulator.heal()
+    _run(installation, WEDNESDAY + timedelta(days=1), {"C-2": {}})
+    assert (_email(emulator), emulator.cities()["C-1"]) == ("subscribed", "Nice")

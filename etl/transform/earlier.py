@@ -3,7 +3,8 @@
 Of the runs to the account the newest earlier day counts, and of that the run that began last. It has taken over in its turn
 what was left to it, and what it could not, as that day was run later, is taken over besides: so no opt-out is lost. What is
 known to have been delivered, or to be older than what a later day said, is not left any more; a run that has not ended may
-not have told so yet, and so each says as of which day it speaks.
+not have told so yet, and so each says as of which day it speaks. That is what the account then knows, however late it gets
+through: a day between that is run later still is newer.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _OPT_OUTS: dict[str, Any] = {
 class Left:
     """Opt-outs, and how many customers have disappeared since; None where nobody can tell.
 
-    `_absent`: only the customer's disappearance says so; `_said_on`: the day that left it, null for the run's own.
+    `_absent`: only the customer's disappearance says so; `_said_on`: the day whose export said it, null for the run's own.
     `held` are customers who are there, but only in rows that do not go out: customer_id, email, phone, updated_at.
     """
 
@@ -64,8 +65,8 @@ def left_to(ctx: RunContext, present: pl.LazyFrame | None, out: pl.Series, *, un
         place = ctx.work / run.run
         open_ = [_undelivered(place, part) for part in parts.frames(place, OPT_OUTS)]
         theirs = pl.concat([left.clear(), *open_], how="diagonal")
-        theirs = _not_erased(ctx, theirs, run.day).with_columns(_said_on=pl.lit(date.fromisoformat(run.day)))
-        left = pl.concat([left, theirs.select(*_OPT_OUTS)])
+        said_on = pl.coalesce("_said_on", pl.lit(date.fromisoformat(run.day)))
+        left = pl.concat([left, _not_erased(ctx, theirs, run.day).with_columns(said_on).select(*_OPT_OUTS)])
     left = left.with_columns(pl.col("_absent").fill_null(value=False))  # an earlier version has not written it
     before = next((run for run in runs if is_there(run) and (ctx.work / run.run).names(_CUSTOMERS)), None)
     nobody = pl.DataFrame(schema=dict.fromkeys(_PERSON, pl.String))

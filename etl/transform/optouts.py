@@ -43,10 +43,11 @@ def opt_outs(quarantined: pl.LazyFrame, customers: pl.Series, earlier: pl.DataFr
     theirs = every.sort(pl.col("order").fill_null(_AFTER), "row")
     theirs = theirs.join(_among(customers, theirs["customer_id"]), on="customer_id", how="anti")
     says_no = pl.any_horizontal(pl.col(name) == "false" for name in _OPT_INS)
+    said_on = pl.col("_said_on").filter(says_no)
     by_customer = theirs.group_by("customer_id").agg(
         pl.col("row").filter(says_no).last(),
         pl.col("_absent").filter(says_no).last().fill_null(value=False),
-        pl.col("_said_on").filter(says_no).last(),
+        pl.when(~said_on.is_null().any()).then(said_on.max()),
         *(pl.col(name).drop_nulls().last() for name in ("email", "phone")),
         *(pl.when(_is_out(name)).then(pl.lit(value=False)).alias(name) for name in _OPT_INS),
     )
