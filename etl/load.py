@@ -33,7 +33,7 @@ from etl.pack import Manifest, batches, current_plan, manifest, stage
 from etl.plan import figures
 from etl.policy import Budget, judge, outcome_of, throttle_pause
 from etl.run import RunContext
-from etl.state import absorb, check_ledger, load_state
+from etl.state import absorb, check_ledger, load_state, seen_by
 from etl.wait import open_in_time, poll_due, until_next_poll
 
 STOPPED_BY_US = "stopped"
@@ -60,7 +60,7 @@ def load(ctx: RunContext) -> dict[str, Any]:
     with ctx.lease() as fence:
         ledger.recover(account, fence)
         poll_due(ctx)
-        generation = absorb(ctx.work, ledger, account, fence=fence, besides=ctx.name)
+        generation = _learned(ctx, fence)
         staged = _adopted(ctx, fence, generation)
         if staged is None:
             return _stopped(None)
@@ -77,6 +77,18 @@ def load(ctx: RunContext) -> dict[str, Any]:
                 return _stopped(AWAITING, until_next_poll(ctx))
             destination = connect(staged.endpoint, ctx.connection, client)
             return _Sender(ctx, destination, fence, calls=staged.calls.height, rows=staged.rows).run(waiting)
+
+
+def _learned(ctx: RunContext, fence: int) -> int:
+    """Brings the account up to date; returns the generation of its state.
+
+    What a run of a later day has found to be as it should, and tells only at its end, counts already.
+    """
+    learn = partial(absorb, ctx.work, ctx.ledger, ctx.connection.account, fence=fence, besides=ctx.name)
+    for run in ctx.ledger.runs_of(ctx.connection.account):
+        if run.day > str(ctx.day) and run.plan and run.finished_at is None:
+            learn(seen=seen_by(ctx.work, run.run, run.plan, date.fromisoformat(run.day)))
+    return learn()
 
 
 def _adopted(ctx: RunContext, fence: int, generation: int) -> Manifest | None:

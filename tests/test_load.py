@@ -597,20 +597,18 @@ def test_a_profile_that_changes_back_after_an_unknown_outcome_is_sent(small_call
     assert set(emulator.cities().values()) == {"Lyon"}
 
 
-def test_what_another_run_sent_while_this_one_ended_is_not_forgotten(small_calls, emulator):
-    """A run that found a profile unchanged vouches for it only if the account still knows it so."""
+def test_what_a_run_found_unchanged_no_older_day_changes_before_its_end(small_calls, emulator):
+    """A run speaks of its customers from its load on, although the account learns of those who are unchanged at the end."""
     small_calls.land(10, MONDAY, city="Lyon")
     small_calls.run(MONDAY)
-    small_calls.land(10, TUESDAY, city="Lyon")
-    slow = small_calls.context(TUESDAY)
+    small_calls.land(10, WEDNESDAY, city="Lyon")
+    slow = small_calls.context(WEDNESDAY)
     pipeline.begin(slow)
     pipeline.prepare(slow)
     pipeline.do(slow, "load")
-    small_calls.land(10, MONDAY, city="Nice")
-    assert ends(small_calls.run(MONDAY)) == {"accepted": 10}
-    pipeline.do(slow, "reconcile")
-    small_calls.land(10, WEDNESDAY, city="Lyon")
-    small_calls.run(WEDNESDAY)
+    small_calls.land(10, TUESDAY, city="Nice")
+    assert ends(small_calls.run(TUESDAY)) == {"superseded": 10}
+    assert ends(pipeline.follow(slow)) == {"unchanged": 10}
     assert set(emulator.cities().values()) == {"Lyon"}
 
 
