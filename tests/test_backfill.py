@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from itertools import count, islice
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from etl import pipeline
@@ -54,8 +54,9 @@ def test_the_newest_day_has_the_last_word(installation, emulator, wanted):
 
 
 IN, OUT, BAD = {"email_opt_in": "true"}, {"email_opt_in": "false"}, {"phone": "none"}
+LYON, NICE = {"city": "Lyon"} | IN, {"city": "Nice"} | IN
 # What a day says of a customer: a good row says something of the opt-in, a bad one perhaps that there is none.
-rows = st.sampled_from([*({"city": city} | word for city in ("Lyon", "Nice") for word in (IN, OUT)), BAD | OUT, BAD])
+rows = st.sampled_from([LYON, NICE, LYON | OUT, NICE | OUT, BAD | OUT, BAD])
 says = st.lists(st.dictionaries(st.sampled_from(["a", "b"]), rows), min_size=3, max_size=len(DAYS))
 # In each turn the run of a day goes on for some steps, or a new one begins; the vendor may refuse it, or not answer.
 turns = st.lists(
@@ -63,16 +64,22 @@ turns = st.lists(
 )
 
 
-@settings(max_examples=500 if SOAK else 3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500 if SOAK else 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(says, turns, st.permutations(DAYS))
+# An opt-out that the vendor refused is taken over by the day after the next; the day between opts in again, and is late.
+@example(
+    [{"a": LYON}, {"a": BAD | OUT}, {"a": NICE}, {}], [(0, 9, None), (1, 9, 401), (3, 9, None), (2, 9, None)], DAYS
+)
+# A run has found a customer unchanged, and has not ended when an older day is run.
+@example([{"a": LYON}, {"a": NICE}, {"a": LYON}], [(0, 9, None), (2, 6, None), (1, 9, None)], DAYS)
 def test_runs_side_by_side_end_with_what_the_newest_day_says(installation, emulator, said, wanted, order):
     """Steps of several days' runs in any order; then each goes on to its end, and those that failed are run again."""
-    example = f"C-{next(_examples)}"
-    here = replace(installation, root=installation.root / example)
+    name = f"C-{next(_examples)}"
+    here = replace(installation, root=installation.root / name)
     days = [_Day(day, here.context) for day in DAYS[: len(said)]]
     for day, export in zip(days, said, strict=True):
         # Somebody is in every export, so that there is one.
-        here.land({example: {}} | {f"{example}-{name}": row for name, row in export.items()}, day.day)
+        here.land({name: {}} | {f"{name}-{key}": row for key, row in export.items()}, day.day)
     for number, steps, status in wanted:
         here.clock.now += 1
         emulator.faults(*([{"status": status}] if status else []))
@@ -82,9 +89,9 @@ def test_runs_side_by_side_end_with_what_the_newest_day_says(installation, emula
         while day.run is not None or day.exit_code == 3:
             here.clock.now += 1
             day.go_on(9)
-    for name in ("a", "b"):
-        held = emulator.profiles.get(f"{example}-{name}", {"attributes": {}})["attributes"]
-        city, opt_in = _last_word([export[name] for export in said if name in export])
+    for key in ("a", "b"):
+        held = emulator.profiles.get(f"{name}-{key}", {"attributes": {}})["attributes"]
+        city, opt_in = _last_word([export[key] for export in said if key in export])
         assert held.get("$email_marketing") == opt_in
         assert city in {None, held.get("city")}
 
