@@ -15,9 +15,9 @@ SCHEDULES = 30
 # Where each bug shows first; after a change of the code it may be elsewhere.
 SHOWN_BY = {
     "a lease for everybody": 1,
-    "intent after the call": 1, "outcome before the call": 18, "recovered as planned": 141, "quota without unknowns": 41,
-    "quota never asked": 29, "no fence": 2, "timeouts as not sent": 9, "half of a bisection": 1, "other bytes": 3,
-    "days in any order": 3, "old data again": 202,
+    "intent after the call": 1, "outcome before the call": 18, "recovered as planned": 141, "quota without unknowns": 160,
+    "quota never asked": 29, "no fence": 2, "timeouts as not sent": 9, "half of a bisection": 1, "other bytes": 0,
+    "days in any order": 3, "old data again": 211,
 }  # fmt: skip
 MORE_SEEDS = 100
 
