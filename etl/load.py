@@ -66,9 +66,10 @@ def load(ctx: RunContext) -> dict[str, Any]:
             return _stopped(None)
         if refused := _refused(ctx, staged):
             return _stopped(refused)
-        waiting = [b for b in ledger.batches(ctx.name) if not b.state.is_settled]
+        own = ledger.batches(ctx.name)
+        waiting = [b for b in own if not b.state.is_settled]
         with ctx.client() as client:
-            for endpoint, doubtful in groupby(_left_in_doubt(ctx, waiting), key=lambda batch: batch.endpoint):
+            for endpoint, doubtful in groupby(_left_in_doubt(ctx, own), key=lambda batch: batch.endpoint):
                 again = list(doubtful)
                 ended = _Sender(ctx, connect(endpoint, ctx.connection, client), fence, calls=len(again)).run(again)
                 if ended["stopped"]:
@@ -122,17 +123,19 @@ def _stopped(why: str | None, wait: float | None = None) -> dict[str, Any]:
     return {"stopped": why, "wait": wait}
 
 
-def _left_in_doubt(ctx: RunContext, waiting: Sequence[Batch]) -> list[Batch]:
+def _left_in_doubt(ctx: RunContext, own: Sequence[Batch]) -> list[Batch]:
     """Batches of earlier runs that may or may not have arrived, and are to be sent once more before anything newer.
 
-    Only as they were, and only where nothing newer was sent for any of their rows. Where this run speaks of all of them
-    itself, that is what is sent; nor is anything sent before an opt-out that might not get through then.
+    Only as they were, and only where nothing newer was sent for any of their rows, by a process of this run neither. Where
+    this run speaks of all of them itself, that is what is sent; nor is anything sent before an opt-out that might not get
+    through then.
     """
     doubtful = ctx.ledger.in_doubt(ctx.connection.account, besides=ctx.name)
     if not doubtful:
         return []
     state = load_state(ctx.work, ctx.ledger, ctx.connection.account)
-    mine = rows_of(ctx.work, ctx.name, waiting)
+    mine = rows_of(ctx.work, ctx.name, [batch for batch in own if not batch.state.is_settled])
+    over = rows_of(ctx.work, ctx.name, [batch for batch in own if batch.state.is_settled and batch.attempts])["key"]
     opt_outs = mine.filter(~pl.all_horizontal(pl.col(OPT_INS).fill_null(value=True)))["key"]
     found = []
     for batch in doubtful:
@@ -143,7 +146,7 @@ def _left_in_doubt(ctx: RunContext, waiting: Sequence[Batch]) -> list[Batch]:
         if (
             is_last_word.fill_null(value=False).all()
             and not keys.is_in(mine["key"].implode()).all()
-            and not keys.is_in(opt_outs.implode()).any()
+            and not keys.is_in(pl.concat([opt_outs, over]).implode()).any()
             and ctx.work.exists(batch.file)
         ):
             found.append(batch)

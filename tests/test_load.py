@@ -667,6 +667,21 @@ def test_a_run_goes_on_wherever_it_died(one_at_a_time, emulator, monkeypatch, ow
     assert emulator.duplicates() <= report.duplicates_possible
 
 
+def test_what_is_in_doubt_is_not_sent_after_something_newer_when_a_run_goes_on(one_at_a_time, emulator, monkeypatch):
+    """The process that died had sent the newer word already, and the older one would undo it."""
+    emulator.faults({"drop": "reset"})
+    one_at_a_time.land(10)
+    assert ends(one_at_a_time.run()) == {"unknown": 10}
+    emulator.heal()
+    one_at_a_time.land(20, TUESDAY, city="Paris")
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "settle", dying(Ledger.settle, nth=2, after=True))
+        with pytest.raises(Died):
+            pipeline.run(one_at_a_time.context(TUESDAY))
+    assert ends(pipeline.run(one_at_a_time.context(TUESDAY))) == {"accepted": 20}
+    assert set(emulator.cities().values()) == {"Paris"}
+
+
 def test_a_plan_made_anew_is_carried_out_although_its_maker_died(small_calls, emulator, monkeypatch):
     """A new plan counts from the moment at which it is adopted; until then the old one can be made anew again."""
     small_calls.land(50)
