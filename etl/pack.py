@@ -3,10 +3,10 @@
 Writes, once a run, `private/records/` (`row`, `key`, `record`, `reason`, `memory`, `tags`, `fingerprint`, the opt-ins,
 `opt_out`: it is an opt-out that goes alone, and says nothing else, and `said_on`, the earlier day that left it to this one;
 these come first). Writes, for each plan of the run, `private/plan-NNN/`: `payloads` (the bodies one after the other, a line
-each), `references/` (`row`, `key`, `fingerprint`, `memory`, the opt-ins, `tags`, `said_on`, `size` in bytes, in the order of sending),
-`kept/` (`row`, `key`, `fingerprint`, null of what an earlier day has said, `bucket`, `code`, `since` of what is not sent), `calls.arrow` (`sha256`, `offset`,
-`size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the generation of the account's state that it
-was made from; load has it made anew when the account has moved on.
+each), `references/` (`row`, `key`, `fingerprint`, `memory`, the opt-ins, `tags`, `said_on`, `size` in bytes, in the order of
+sending), `kept/` (`row`, `key`, `fingerprint`, null of what an earlier day has said, `bucket`, `code`, `since` of what is not
+sent), `calls.arrow` (`sha256`, `offset`, `size`, `first`, `rows` of each call) and `manifest.json`. A plan is good for the
+generation of the account's state that it was made from; load has it made anew when the account has moved on.
 """
 
 from __future__ import annotations

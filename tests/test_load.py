@@ -612,6 +612,23 @@ def test_what_a_run_found_unchanged_no_older_day_changes_before_its_end(small_ca
     assert set(emulator.cities().values()) == {"Lyon"}
 
 
+def test_what_another_run_of_the_day_sent_while_this_one_ended_is_not_forgotten(small_calls, emulator):
+    """A run that found a profile unchanged vouches for it only if the account still knows it so."""
+    small_calls.land(10, MONDAY, city="Lyon")
+    small_calls.run(MONDAY)
+    small_calls.land(10, TUESDAY, city="Lyon")
+    slow = small_calls.context(TUESDAY)
+    pipeline.begin(slow)
+    pipeline.prepare(slow)
+    pipeline.do(slow, "load")
+    small_calls.land(10, TUESDAY, city="Nice")
+    assert ends(pipeline.run(small_calls.context(TUESDAY, run_id="cli-corrected"))) == {"accepted": 10}
+    pipeline.do(slow, "reconcile")
+    small_calls.land(10, WEDNESDAY, city="Lyon")
+    assert ends(small_calls.run(WEDNESDAY)) == {"accepted": 10}
+    assert set(emulator.cities().values()) == {"Lyon"}
+
+
 # --- processes that die -----------------------------------------------------------------------------------------------
 
 
