@@ -196,7 +196,7 @@ def _has_had_its_turn(keys: pl.Series, day: date, days: int) -> pl.Expr:
     return (pl.lit(day) - pl.col("as_of")).dt.total_days() > since_turn
 
 
-def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame, seen: Seen | None = None) -> Iterator[pl.DataFrame]:
+def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame, seen: Sequence[Seen] = ()) -> Iterator[pl.DataFrame]:
     """The parts of the next state: the old ones with `news` (the state's columns, one row a key) in their place.
 
     `as_of` never goes back, and moves on where there are no news of a profile that was `seen`; `memory`, `confirmed_on` and
@@ -207,8 +207,8 @@ def updated(parts: Iterable[pl.DataFrame], news: pl.DataFrame, seen: Seen | None
     for part in map(conformed, parts):
         is_news = part["key"].hash().is_in(hashes)
         same = part.filter(~is_news)
-        if seen is not None:
-            same = same.with_columns(as_of=pl.when(seen.tells_more(same)).then(pl.lit(seen.day)).otherwise("as_of"))
+        for each in seen:
+            same = same.with_columns(as_of=pl.when(each.tells_more(same)).then(pl.lit(each.day)).otherwise("as_of"))
         old = part.filter(is_news)
         yield pl.concat([same, _renewed(old, state.find(old["key"]))])
         known.append(old["key"])

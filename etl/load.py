@@ -85,11 +85,13 @@ def _learned(ctx: RunContext, fence: int) -> int:
 
     What a run of a later day has found to be as it should, and tells only at its end, counts already.
     """
-    learn = partial(absorb, ctx.work, ctx.ledger, ctx.connection.account, fence=fence, besides=ctx.name)
-    for run in ctx.ledger.runs_of(ctx.connection.account):
-        if run.day > str(ctx.day) and run.plan and run.finished_at is None:
-            learn(seen=seen_by(ctx.work, run.run, run.plan, date.fromisoformat(run.day)))
-    return learn()
+    account = ctx.connection.account
+    seen = [
+        seen_by(ctx.work, run.run, run.plan, date.fromisoformat(run.day))
+        for run in ctx.ledger.runs_of(account)
+        if run.day > str(ctx.day) and run.plan and run.finished_at is None
+    ]
+    return absorb(ctx.work, ctx.ledger, account, fence=fence, besides=ctx.name, seen=seen)
 
 
 def _adopted(ctx: RunContext, fence: int, generation: int) -> Manifest | None:

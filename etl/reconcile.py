@@ -34,10 +34,10 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
     The row of an opt-out stays quarantined, or there is none; `opt_outs` counts apart how these ended, and `absent` those of
     customers who have disappeared.
     """
-    plan = current_plan(ctx).plan
     account = ctx.connection.account
     with ctx.lease() as fence:
-        absorb(ctx.work, ctx.ledger, account, fence=fence, seen=seen_by(ctx.work, ctx.name, plan, ctx.day))
+        plan = current_plan(ctx).plan  # while one waits, a successor may have made another
+        absorb(ctx.work, ctx.ledger, account, fence=fence, seen=[seen_by(ctx.work, ctx.name, plan, ctx.day)])
         _supersede(ctx)
     bad = pl.concat([pl.DataFrame(schema=_COLUMNS), *_quarantined(ctx)])
     records = ctx.result("validate")["crm"]["records"]
@@ -65,6 +65,8 @@ def reconcile(ctx: RunContext) -> dict[str, Any]:
     pos = ctx.result("transform")["pos"]
     each_once = ends.height == records and ends["row"].n_unique() == records
     in_range = not records or ends["row"].max() == records - 1
+    if current_plan(ctx).plan != plan:  # a successor has made another meanwhile, and it counts
+        return reconcile(ctx)
     pos_adds_up = pos["records_in"] == sum(count for name, count in pos.items() if name != "records_in")
     return {
         "rows": rows,

@@ -18,7 +18,7 @@ from etl import parts
 from etl.delta import OPT_INS, OUTCOME, STATE, Seen, State, evened, updated
 from etl.ends import UNIDENTIFIED, plan_folder, row_ends
 from etl.errors import LedgerError
-from etl.ledger import Account, Ledger, Run, lease
+from etl.ledger import Account, Ledger, LostLeaseError, Run, lease
 from etl.model import DELIVERED, Batch, Bucket
 from etl.storage import Place
 
@@ -32,7 +32,13 @@ _NOT_SEEN = (Bucket.UNSENDABLE.value, Bucket.SUPERSEDED.value, Bucket.DEFERRED.v
 
 def load_state(work: Place, ledger: Ledger, account: str) -> State:
     """The current state of an account, for look-ups; raises LedgerError where it and the ledger do not belong together."""
-    return State.load(_parts(work, check_ledger(work, ledger, account).state_path))
+    known = check_ledger(work, ledger, account)
+    try:
+        return State.load(_parts(work, known.state_path))
+    except FileNotFoundError:
+        if not _has_moved_on(ledger, account, known):
+            raise
+        return load_state(work, ledger, account)
 
 
 def check_ledger(work: Place, ledger: Ledger, account: str) -> Account:
@@ -42,9 +48,15 @@ def check_ledger(work: Place, ledger: Ledger, account: str) -> Account:
     the place of a lost one: it does not know of all that was sent.
     """
     known = _checked_age(work, ledger, account)
-    if known.state_path is not None and not work.exists(known.state_path):
+    is_lost = known.state_path is not None and not work.exists(known.state_path)
+    if is_lost and not _has_moved_on(ledger, account, known):
         raise LedgerError(f"the work folder lacks {known.state_path}, which the ledger names: {_REMEDY}")
     return known
+
+
+def _has_moved_on(ledger: Ledger, account: str, known: Account) -> bool:
+    """Whether others have written new generations meanwhile, and taken the one that was known away."""
+    return ledger.account(account).state_path != known.state_path
 
 
 def _checked_age(work: Place, ledger: Ledger, account: str) -> Account:
@@ -73,7 +85,7 @@ def absorb(
     *,
     fence: int,
     besides: str | None = None,
-    seen: Seen | None = None,
+    seen: Sequence[Seen] = (),
 ) -> int:
     """Brings the outcomes of all runs (`besides` one) into the state; returns the generation that is current then.
 
@@ -84,7 +96,8 @@ def absorb(
     today = datetime.fromtimestamp(ledger.now(), UTC).date()
     news = [_outcomes(work, ledger, run, group, today) for run, group in _by_run(ledger, batches)]
     news = [frame for frame in news if frame.height]
-    tells_more = seen is not None and any(seen.tells_more(part).any() for part in _parts(work, now.state_path, _MARKED))
+    marked = _read_whole(work, ledger, account, now, _MARKED) if seen else ()
+    tells_more = any(each.tells_more(part).any() for part in marked for each in seen)
     if not news and not tells_more:
         if batches:
             ledger.commit_state(
@@ -92,7 +105,7 @@ def absorb(
             )
         return now.generation
     latest = pl.concat([pl.DataFrame(schema=STATE), *news]).unique("key", keep="last", maintain_order=True)
-    following = updated(_parts(work, now.state_path), latest, seen)
+    following = updated(_read_whole(work, ledger, account, now), latest, seen)
     generation = _commit(work, ledger, account, following, fence=fence, absorbed=batches)
     generations = [name for name in work.names(f"{FOLDER}/{account}") if not name.startswith(".")]
     for old in generations[:-2]:  # a pack elsewhere may be reading the one before
@@ -153,7 +166,7 @@ def _rebuild(work: Place, ledger: Ledger, account: str, fence: int) -> Rebuilt:
             doubted = {"fingerprint": None, "outcome": Bucket.UNKNOWN.value, "code": None}
             nothing = [pl.lit(value, dtype=STATE[name]).alias(name) for name, value in doubted.items()]
             frames = [frame.with_columns(nothing) for frame in frames]
-        frames = list(updated(frames, news, seen_by(work, run.run, run.plan, day)))
+        frames = list(updated(frames, news, [seen_by(work, run.run, run.plan, day)]))
     _commit(work, ledger, account, frames, fence=fence, absorbed=every)
     return Rebuilt(account=account, profiles=sum(frame.height for frame in frames), lost_runs=lost_runs)
 
@@ -190,6 +203,18 @@ def _read(part: Path, path: str, columns: list[str] | None) -> pl.DataFrame:
         return pl.read_parquet(part, columns=columns)
     except pl.exceptions.PolarsError:
         raise LedgerError(f"{path}/{part.name} of the work folder is damaged: {_REMEDY}") from None
+
+
+def _read_whole(
+    work: Place, ledger: Ledger, account: str, known: Account, columns: list[str] | None = None
+) -> Iterator[pl.DataFrame]:
+    """The parts for whoever holds the lease; raises LostLeaseError where others took them away, as they could not else."""
+    try:
+        yield from _parts(work, known.state_path, columns)
+    except FileNotFoundError:
+        if not _has_moved_on(ledger, account, known):
+            raise
+        raise LostLeaseError("others have written the account's state meanwhile") from None
 
 
 def _by_run(ledger: Ledger, batches: list[Batch]) -> Iterator[tuple[Run, list[Batch]]]:

@@ -165,7 +165,7 @@ def test_every_unchanged_profile_is_refreshed_once_in_seven_days(customers, firs
         for key in due["key"]:
             turns[key].append(number)
         news = frame({key: Known(1, today, "confirmed", confirmed_on=today) for key in due["key"]})
-        parts = list(updated(parts, news, Seen.of(today, [asked])))
+        parts = list(updated(parts, news, [Seen.of(today, [asked])]))
         again = decide(asked, State.load(parts), today, refresh_days=7)
         assert not again["due"].any()
     for sent in turns.values():
@@ -221,7 +221,7 @@ class StateMachine(RuleBasedStateMachine):
             for key, print_ in seen.items()
             if (old := self.model.get(key)) and old.fingerprint == print_ and old.as_of < day
         }
-        self.parts = list(evened(updated(self.parts, frame(news), as_known), 2))
+        self.parts = list(evened(updated(self.parts, frame(news), [as_known]), 2))
         for key, print_ in seen.items():
             if (old := self.model.get(key)) and old.fingerprint == print_:
                 self.model[key] = old if key in news else replace(old, as_of=max(old.as_of, day))

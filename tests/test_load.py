@@ -9,20 +9,25 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 from itertools import pairwise
 
 import pytest
 
-from etl import pack, pipeline, report
+from etl import pack, pipeline, reconcile, report
 from etl.calls import Calls
 from etl.client import Client
+from etl.delta import Seen
 from etl.emulator.server import start
-from etl.ledger import LEASE_S, Ledger
+from etl.ledger import LEASE_S, Ledger, LostLeaseError
 from etl.limits import limits_of
 from etl.load import STOPPED_BY_US
 from etl.model import AttemptOutcome, BatchState
 from etl.pacing import LONGEST_WAIT_S, Pacer
+from etl.pack import current_plan
+from etl.state import absorb, load_state
 from etl.storage import Place
 
 MONDAY = date(2026, 3, 2)
@@ -627,6 +632,46 @@ def test_what_another_run_of_the_day_sent_while_this_one_ended_is_not_forgotten(
     small_calls.land(10, WEDNESDAY, city="Lyon")
     assert ends(small_calls.run(WEDNESDAY)) == {"accepted": 10}
     assert set(emulator.cities().values()) == {"Lyon"}
+
+
+def test_a_state_that_others_have_replaced_is_read_anew_or_left_to_them(small_calls, monkeypatch):
+    """Who only reads takes the newest; who would write it has lost the lease, or nobody else could have written."""
+    small_calls.land(10)
+    small_calls.run()
+    ctx = small_calls.context()
+    account, known = ctx.connection.account, ctx.ledger.account
+    days = (MONDAY + timedelta(days=number) for number in itertools.count(1))
+
+    def overtaken(name):
+        found = known(name)
+        for day in itertools.islice(days, 3):
+            small_calls.land(10, day, city=str(day))
+            small_calls.run(day)
+        patched.undo()
+        return found
+
+    for read in (load_state, partial(absorb, fence=1, seen=[Seen.of(WEDNESDAY, [])])):
+        with monkeypatch.context() as patched:
+            patched.setattr(ctx.ledger, "account", overtaken)
+            if read is load_state:
+                assert read(ctx.work, ctx.ledger, account).table.height == 10
+            else:
+                with pytest.raises(LostLeaseError):
+                    read(ctx.work, ctx.ledger, account)
+
+
+def test_an_account_is_of_the_plan_that_counts(small_calls, monkeypatch):
+    """A process that was given up too early wakes up after its successor has made the plan anew."""
+    small_calls.land(10)
+    small_calls.run()
+    small_calls.land(20, TUESDAY)
+    slow = small_calls.context(TUESDAY)
+    pipeline.begin(slow)
+    pipeline.prepare(slow)
+    pipeline.do(slow, "load")
+    counted = iter([replace(current_plan(slow), plan=7)])
+    monkeypatch.setattr(reconcile, "current_plan", lambda ctx: next(counted, None) or current_plan(ctx))
+    assert ends(pipeline.follow(slow)) == {"accepted": 10, "unchanged": 10}
 
 
 # --- processes that die -----------------------------------------------------------------------------------------------

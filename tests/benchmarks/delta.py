@@ -148,7 +148,7 @@ def _measure(work: Place, ledger: Ledger) -> None:
     del known
     with lease(ledger, ACCOUNT, patience_s=1, sleep=lambda _: False) as fence:
         seen = delta.Seen.of(DAY, parts.frames(work, kept))
-        state.absorb(work, ledger, ACCOUNT, fence=fence, seen=seen)
+        state.absorb(work, ledger, ACCOUNT, fence=fence, seen=[seen])
     said("next state")
     print(f"{wanted:,} are sent")
 
