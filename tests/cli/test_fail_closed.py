@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import shutil
@@ -83,12 +82,14 @@ def of_a_newer_version(ledger: Path) -> None:
     db.close()
 
 
-def on_a_full_disk(ledger: Path) -> None:
-    gc.collect()  # whoever closes a database last removes its log, which is to be the device
+def on_a_full_disk(ledger: Path) -> sqlite3.Connection:
     try:  # a device on which no write finds room, where SQLite writes first
         os.mknod(ledger.with_name("ledger.db-wal"), 0o600 | stat.S_IFCHR, Path("/dev/full").stat().st_rdev)
     except PermissionError:
         pytest.skip("only root makes devices")
+    reader = sqlite3.connect(ledger)
+    reader.execute("select count(*) from runs").fetchall()
+    return reader  # as long as it is there, the command is not the last one, who would remove the device
 
 
 def a_folder(ledger: Path) -> None:
@@ -111,18 +112,22 @@ def a_folder(ledger: Path) -> None:
         (a_folder, 3, "cannot be opened"),
     ],
 )
-def test_a_ledger_that_cannot_be_relied_on_sends_nothing(copy, harm: Callable[[Path], None], code, says):
+def test_a_ledger_that_cannot_be_relied_on_sends_nothing(
+    copy, harm: Callable[[Path], sqlite3.Connection | None], code, says
+):
     """A sentence and exit code 2 or 3, again and again; with the sound ledger back, the day goes out."""
     ledger = copy.work / "ledger.db"
     shutil.copy(ledger, copy.root / "sound.db")
     calls = len(copy.calls())
-    harm(ledger)
+    reader = harm(ledger)
     for _ in range(2):
         done = copy(*RUN)
         assert (done.returncode, done.stdout) == (code, "")
         assert says in done.stderr
         assert not {"Traceback", "internal error"} & set(done.stderr.replace(":", "\n").splitlines())
     assert len(copy.calls()) == calls
+    if reader:
+        reader.close()
     for path in copy.work.glob("ledger.db*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.copy(copy.root / "sound.db", ledger)
@@ -133,8 +138,10 @@ def test_a_ledger_that_cannot_be_relied_on_sends_nothing(copy, harm: Callable[[P
 @pytest.mark.parametrize("harm", [overwritten, truncated, no_database, of_a_newer_version, on_a_full_disk, a_folder])
 def test_doctor_sees_it(copy, harm):
     """Before the night's run does."""
-    harm(copy.work / "ledger.db")
+    reader = harm(copy.work / "ledger.db")
     done = copy("doctor")
+    if reader:
+        reader.close()
     assert (done.returncode, "FAIL  ledger:" in done.stdout) == (2, True)
 
 
